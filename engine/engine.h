@@ -1,0 +1,247 @@
+/*
+ * The engine's boundary: all that the daemon may know of it.
+ *
+ * An engine is one loaded model. A sequence is one request's timeline: its tokens, KV pages,
+ * sampler and text state. gk_step() computes a batch of rows of many sequences at once. There are
+ * no clocks, sockets or users here, and no threads but those of the compute pool that is handed in.
+ *
+ * Threads: an engine and its sequences belong to one thread at a time, the worker, which is the
+ * only caller of gk_seq_*() and gk_step(). What the functions under "immutable" read never changes
+ * after gk_engine_open(), so any thread may call them until gk_engine_close().
+ *
+ * Exactness: with quantised weights (and with float weights where `exact_floats` is set) a
+ * sequence's logits are the same bits whatever else is in its steps, however its prompt is sliced,
+ * and on every number of threads and instruction set.
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct GkPool GkPool;
+typedef struct GkEngine GkEngine;
+typedef struct GkSeq GkSeq;
+
+/* ---- the compute pool: shared by the engines of one process, used by one step at a time ---- */
+
+/* n_threads 0: the CPUs this process may use (affinity mask and cgroup quota). The calling thread
+ * of gk_step() is one of the n; the others are started here, pinned one to a CPU. */
+int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr);
+GkPool *gk_pool_free(GkPool *pool);
+unsigned gk_pool_n_threads(const GkPool *pool);
+
+/* ---- models ---- */
+
+enum gk_kv_type { GK_KV_F16, GK_KV_F32 };
+
+struct gk_options {
+    const char *path; /* GGUF; of a split model its first file */
+    GkPool *pool;     /* not owned; outlives the engine */
+    const char *isa;  /* kernels at most this tier by name (gk_isa_names()); NULL: the best */
+    enum gk_kv_type kv_type;
+    uint64_t kv_bytes_max;    /* budget for KV pages; 0: one full context */
+    uint32_t n_context_max;   /* positions a sequence may have; 0: as the model says */
+    uint32_t n_rows_max;      /* rows in one step; 0: 512 */
+    uint32_t n_sequences_max; /* sequences alive; 0: 64 */
+    bool exact_floats;        /* own kernels instead of OpenBLAS for F32, F16 and BF16 weights */
+    bool preload;             /* read every page of the file before returning, with progress */
+    void (*on_progress)(void *userdata, uint64_t done_bytes,
+                        uint64_t total_bytes); /* may be NULL */
+    void *userdata;
+};
+
+enum {
+    _GK_E_SUCCESS,
+    GK_E_FILE,     /* the file is missing, malformed or not a model we can run; reterr says where */
+    GK_E_INVALID,  /* a parameter or the prompt is out of range; reterr says which */
+    GK_E_TOO_LONG, /* prompt + n_tokens_max exceed the context */
+    GK_E_BUSY,     /* no free sequence or too few free KV pages now; try when others have ended */
+    GK_E_DATA_LOSS, /* the model file failed under us; the model answers nothing from now on */
+};
+
+/* Returns GK_E_FILE, GK_E_INVALID (options). */
+int gk_engine_open(GkEngine **ret, const struct gk_options *options, Error *reterr);
+/* Every sequence must have been freed. */
+GkEngine *gk_engine_close(GkEngine *e);
+DEFINE_CLEANUP(GkEngine *, gk_engine_close)
+DEFINE_CLEANUP(GkPool *, gk_pool_free)
+
+/* ---- immutable after open ---- */
+
+/* Facts computed from the file's own shapes (grok1.md 1). Strings live as long as the engine. */
+struct gk_model_info {
+    const char *architecture, *name, *license, *description; /* "" where the file has none */
+    const char *chat_template;                               /* "" where the file has none */
+    const char *weight_types;                                /* such as "Q8_0 ×50, F32 ×24" */
+    const char *isa;                                         /* the kernel tier in use */
+    uint64_t n_parameters, n_parameters_per_expert, n_parameters_active;
+    uint64_t n_file_bytes, n_active_bytes; /* bytes of weights read for one decoded token */
+    uint64_t n_half_precision_bytes;       /* 2 bytes a parameter */
+    uint64_t n_kv_bytes_per_token, n_kv_bytes_max;
+    uint32_t n_layers, n_experts, n_experts_used; /* experts: 0 for a dense model */
+    uint32_t n_embd, n_ff, n_heads, n_kv_heads, head_size, n_vocab;
+    uint32_t n_context_trained, n_context_max;
+    uint32_t n_rows_max, n_sequences_max;
+    int32_t token_bos, token_eos; /* -1: none */
+    bool add_bos;                 /* what gk_tokenize() does where asked for the model's default */
+};
+const struct gk_model_info *gk_engine_info(const GkEngine *e);
+
+/* True after the mapped file failed (SIGBUS: it shrank or could not be read). Any thread. */
+bool gk_engine_is_lost(const GkEngine *e);
+
+enum gk_tokenize_flags {
+    GK_TOKENIZE_BOS = 1 << 0,     /* begin with the BOS token whatever the model says */
+    GK_TOKENIZE_NO_BOS = 1 << 1,  /* never begin with it; neither flag: as the model says */
+    GK_TOKENIZE_CONTROL = 1 << 2, /* let control pieces in the text match */
+};
+/* Text is UTF-8, any bytes are taken. *ret_tokens is malloc()ed. Returns GK_E_INVALID where the
+ * text has more than n_max tokens. */
+int gk_tokenize(const GkEngine *e, const char *text, size_t n_text, unsigned flags, size_t n_max,
+                int32_t **ret_tokens, size_t *ret_n, Error *reterr);
+/* Exact inverse: *ret_text is malloc()ed, with a zero byte after its n bytes (which may not be
+ * whole UTF-8 when the tokens are not). `control`: print control pieces instead of leaving them
+ * out. Returns GK_E_INVALID for an id outside the vocabulary. */
+int gk_detokenize(const GkEngine *e, const int32_t *tokens, size_t n, bool control, char **ret_text,
+                  size_t *ret_n, Error *reterr);
+/* The piece's own bytes as text (a view, not terminated). Token must be in the vocabulary. */
+const char *gk_token_text(const GkEngine *e, int32_t token, size_t *ret_n);
+/* One bit set for each kernel tier this CPU runs, in the order of gk_isa_names(). */
+unsigned gk_isa_available(void);
+/* NULL-ended, slowest first: "generic", "avx2", "avx512", "vnni", … */
+const char *const *gk_isa_names(void);
+
+/* ---- sequences ---- */
+
+enum gk_mode {
+    GK_GENERATE, /* sample tokens after the prompt */
+    GK_SCORE,    /* log-probabilities of the prompt's own tokens; samples nothing */
+};
+
+struct gk_logit_bias {
+    int32_t token;
+    float bias; /* added to the logit; -INFINITY bans the token */
+};
+
+struct gk_string {
+    const char *bytes;
+    size_t n;
+};
+
+#define GK_STOP_STRINGS_MAX      16
+#define GK_STOP_STRING_BYTES_MAX 256
+#define GK_STOP_TOKENS_MAX       64
+#define GK_BANNED_STRINGS_MAX    64
+#define GK_LOGIT_BIAS_MAX        1024
+#define GK_LOGPROBS_MAX          20
+
+/* gk_params_default() gives greedy decoding. Everything is copied by gk_seq_new(). */
+struct gk_params {
+    enum gk_mode mode;
+    uint32_t n_tokens_max;    /* tokens to sample; 0: until the context ends */
+    float temperature;        /* 0: greedy */
+    uint32_t top_k;           /* 0: off */
+    float top_p;              /* 1: off */
+    float min_p;              /* 0: off */
+    float repetition_penalty; /* 1: off; over prompt and output, divides positive logits, multiplies
+                                 negative */
+    float presence_penalty;   /* 0: off; over output, as OpenAI's */
+    float frequency_penalty;  /* 0: off */
+    uint64_t seed;
+    uint32_t n_logprobs; /* alternatives per token, <= GK_LOGPROBS_MAX */
+    bool logprobs;       /* log-probability of each sampled token */
+    bool ignore_eos;
+    bool stop_in_output; /* keep the stop string that ended the text in the text */
+    const struct gk_string *stop_strings;
+    size_t n_stop_strings;
+    const struct gk_string
+        *banned_strings; /* never completed in the text, across token borders too */
+    size_t n_banned_strings;
+    const int32_t *stop_tokens; /* in addition to the model's EOS */
+    size_t n_stop_tokens;
+    const struct gk_logit_bias *logit_bias;
+    size_t n_logit_bias;
+};
+struct gk_params gk_params_default(void);
+
+/* Checks the parameters, copies them and the tokens, and reserves the KV pages of the worst case,
+ * so that a sequence once made never fails for want of memory. Returns GK_E_INVALID, GK_E_TOO_LONG,
+ * GK_E_BUSY, GK_E_DATA_LOSS. */
+int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
+               const struct gk_params *params, Error *reterr);
+/* Gives its pages back; any time between steps. */
+GkSeq *gk_seq_free(GkSeq *seq);
+DEFINE_CLEANUP(GkSeq *, gk_seq_free)
+/* Rows that must run before the next token is sampled: > 1 while the prompt is processed, 1 when
+ * decoding, 0 when the sequence has ended. */
+size_t gk_seq_n_pending(const GkSeq *seq);
+/* For the caller: a value kept with the sequence (a request's id). */
+void gk_seq_set_tag(GkSeq *seq, uint64_t tag);
+uint64_t gk_seq_tag(const GkSeq *seq);
+
+/* ---- the step ---- */
+
+struct gk_plan_row {
+    GkSeq *seq;      /* each sequence at most once in a plan */
+    uint32_t n_rows; /* 1 .. gk_seq_n_pending(seq) */
+};
+struct gk_plan {
+    const struct gk_plan_row *rows;
+    size_t n; /* the n_rows add up to at most info->n_rows_max */
+};
+
+enum gk_finish {
+    GK_FINISH_NONE,
+    GK_FINISH_STOP,
+    GK_FINISH_LENGTH,
+    GK_FINISH_SCORED,
+    GK_FINISH_FAILED
+};
+
+struct gk_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm, of the distribution before temperature and filters */
+};
+
+/* One for each plan row, in its order. Pointers are valid until the next call on the sequence. */
+struct gk_result {
+    GkSeq *seq;
+    enum gk_finish finish; /* not NONE: the sequence has ended and has 0 pending */
+    bool has_token;        /* a token was sampled in this step */
+    int32_t token;
+    float logprob;                /* of `token`; only with params.logprobs */
+    const struct gk_logprob *top; /* n_top alternatives, best first */
+    size_t n_top;
+    const char
+        *text; /* whole UTF-8 released by this step; may be empty, or end a held-back piece */
+    size_t n_text;
+    const char *stop; /* the stop string that ended it, "" else */
+    /* GK_SCORE: scores[i] belongs to prompt token score_begin + i: its log-probability given those
+     * before it, and (params.n_logprobs) the alternatives, n_top each, in `top`. The first token
+     * has none. */
+    const float *scores;
+    size_t score_begin, n_scores;
+    size_t n_prompt_done; /* prompt tokens processed so far */
+};
+
+/* Returns 0, or GK_E_DATA_LOSS: every result is GK_FINISH_FAILED and the engine is lost. */
+int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_results);
+/* Counts up whenever compute threads make progress inside a step (the watchdog's food). Any thread.
+ */
+uint64_t gk_engine_heartbeat(const GkEngine *e);
+/* Pages of 64 positions: free, and all there are. Worker thread. */
+void gk_engine_kv_pages(const GkEngine *e, uint64_t *ret_free, uint64_t *ret_total);
+
+/* For tests and measuring: sees what the pass computes. Called on the worker thread inside
+ * gk_step(), once per row. `name` is "attention", "router_probabilities", "moe", "feed_forward",
+ * "hidden" (per layer) or "logits" (i_layer -1, every row, not only those that are sampled from).
+ */
+struct gk_observer {
+    void (*on_row)(void *userdata, const GkSeq *seq, const char *name, int i_layer, size_t position,
+                   const float *values, size_t n);
+    void *userdata;
+};
+void gk_engine_observe(GkEngine *e, const struct gk_observer *observer); /* NULL: no more */

@@ -1,0 +1,136 @@
+/*
+ * The kernel table: everything that runs per weight or per feature, once per instruction set.
+ *
+ * generic.c is the definition; every other tier gives the same bits (design.md 5.1). A tier is one
+ * translation unit that exports one `const struct kern_ops`; kern_select() chooses by CPUID.
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- weight formats: X(name, GGUF type id, values per block, bytes per block, activation kind)
+ * ---- */
+#define KERN_TYPE_MAP(X)                                                                           \
+    X(F32, 0, 1, 4, ACT_F32)                                                                       \
+    X(F16, 1, 1, 2, ACT_F32)                                                                       \
+    X(Q4_0, 2, 32, 18, ACT_Q8_32)                                                                  \
+    X(Q4_1, 3, 32, 20, ACT_Q8_32)                                                                  \
+    X(Q5_0, 6, 32, 22, ACT_Q8_32)                                                                  \
+    X(Q5_1, 7, 32, 24, ACT_Q8_32)                                                                  \
+    X(Q8_0, 8, 32, 34, ACT_Q8_32)                                                                  \
+    X(Q2_K, 10, 256, 84, ACT_Q8_256)                                                               \
+    X(Q3_K, 11, 256, 110, ACT_Q8_256)                                                              \
+    X(Q4_K, 12, 256, 144, ACT_Q8_256)                                                              \
+    X(Q5_K, 13, 256, 176, ACT_Q8_256)                                                              \
+    X(Q6_K, 14, 256, 210, ACT_Q8_256)                                                              \
+    X(BF16, 30, 1, 2, ACT_F32)
+
+enum kern_type {
+#define X(name, id, n, bytes, act) KERN_##name,
+    KERN_TYPE_MAP(X)
+#undef X
+        KERN_TYPE_N
+};
+
+enum act_kind { ACT_F32, ACT_Q8_32, ACT_Q8_256 };
+
+struct kern_type_info {
+    const char *name;
+    uint32_t gguf_id;
+    uint32_t block_values, block_bytes;
+    enum act_kind act;
+};
+extern const struct kern_type_info kern_types[KERN_TYPE_N];
+/* NULL where we lack the type; *ret_name then still names types that GGUF knows (NULL: no such
+ * type). */
+const struct kern_type_info *kern_type_find(uint32_t gguf_id, const char **ret_name);
+
+/*
+ * Activations, quantised once per row and shared by all kernels of a kind. Row i is `data + i *
+ * stride`, 64-byte aligned:
+ *   ACT_F32     float x[k]
+ *   ACT_Q8_32   int8 q[k], then float d[k/32], then int16 sum[k/32]    x ≈ d·q, sum = Σ q of a
+ * block ACT_Q8_256  int8 q[k], then float d[k/256], then int16 sum[k/16]   sums of 16 each part
+ * rounded up to 64 bytes. q is in -127..127.
+ */
+struct kern_acts {
+    enum act_kind kind;
+    uint32_t k;
+    size_t stride; /* kern_act_stride(kind, k) */
+    uint8_t *data;
+};
+size_t kern_act_stride(enum act_kind kind, uint32_t k);
+const float *kern_act_scales(const struct kern_acts *x, size_t row);
+const int16_t *kern_act_sums(const struct kern_acts *x, size_t row);
+
+/* y[i][o] = Σ_k w[o][k] · x[rows[i]][k] for a block of output features and many rows. */
+struct kern_mul {
+    const uint8_t *w; /* (n_out, k) in the weight's format, rows row_bytes apart */
+    size_t row_bytes;
+    uint32_t n_out;            /* any number >= 1 */
+    const struct kern_acts *x; /* k: a multiple of the format's block */
+    const uint32_t *rows;      /* (n_rows) indexes into x; NULL: 0 .. n_rows-1 */
+    uint32_t n_rows;           /* any number >= 1: one is decode, many is prefill */
+    float *y;                  /* y[i * y_stride + o] */
+    size_t y_stride;
+    void *scratch; /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
+};
+#define KERN_SCRATCH_BYTES (512 * 1024)
+
+#define KERN_MATH_LANES    16 /* partial sums of every reduction over features */
+
+/* See kern_ops.attend_page. */
+struct kern_attend {
+    const float *q;
+    size_t q_stride; /* floats between query heads */
+    uint32_t n_q, head_size;
+    const void *k, *v;    /* page slices of one kv head */
+    bool f32;             /* else f16 */
+    uint32_t n_positions; /* 1 .. 64, those that this row may see */
+    float cap;
+    float *max, *sum; /* (n_q) */
+    float *acc;       /* (n_q, head_size) */
+    void *scratch;
+};
+
+struct kern_ops {
+    const char *name;
+
+    void (*mul[KERN_TYPE_N])(const struct kern_mul *m);
+    /* One weight row to floats. */
+    void (*dequantize[KERN_TYPE_N])(const void *blocks, float *ret, size_t n);
+    /* One activation row of k floats into a row of the kind (d = max|x|/127; q rounded to nearest
+     * even). */
+    void (*quantize_q8_32)(const float *x, size_t k, uint8_t *ret_row);
+    void (*quantize_q8_256)(const float *x, size_t k, uint8_t *ret_row);
+
+    /* Reductions: 16 strided partial sums, then the fixed tree (0+8,1+9,…; 0+4,…; 0+2,…; 0+1). */
+    void (*rms_norm)(const float *x, const float *scale, float eps, float *ret, size_t n);
+    void (*softmax)(float *x, size_t n); /* in place, f32, max subtracted */
+    float (*dot)(const float *a, const float *b, size_t n);
+    void (*silu_mul)(const float *gate, const float *up, float *ret, size_t n); /* silu(gate)·up */
+    void (*gelu_mul)(const float *gate, const float *up, float *ret, size_t n); /* tanh form */
+    void (*soft_cap)(float *x, float cap, size_t n);                     /* cap·tanh(x/cap) */
+    void (*add_scaled)(float *y, const float *x, float scale, size_t n); /* y += scale·x, one fma */
+    void (*scale)(float *x, float factor, size_t n);
+    void (*to_f16)(const float *x, uint16_t *ret, size_t n);
+    void (*from_f16)(const uint16_t *x, float *ret, size_t n);
+
+    /*
+     * One KV page folded into the running softmax of n_q query heads that share a kv head.
+     * q (n_q, head_size) pre-scaled by the caller; k, v (n_positions, head_size) in F16 or F32.
+     * Running state per query head: max, sum, acc (head_size). cap > 0: scores pass through
+     * cap·tanh(s/cap). Pages come in ascending order; the first has sum 0 and max -INFINITY.
+     */
+    void (*attend_page)(const struct kern_attend *a);
+};
+
+/* The best tier this CPU has, or the best at most `isa_max` (a name). NULL: no such name, or the
+ * CPU lacks it. */
+const struct kern_ops *kern_select(const char *isa_max);
+const char *const *kern_isa_names(void); /* NULL-ended, slowest first */
+unsigned kern_isa_available(void);       /* bits in that order */

@@ -1,0 +1,32 @@
+/*
+ * Compute threads: one team that runs a function together and meets at barriers.
+ *
+ * Thread: the team is led by whoever calls pool_run(), as member 0; one call at a time. Nothing is
+ * allocated after gk_pool_new().
+ */
+#pragma once
+
+#include "engine/engine.h"
+
+#include <stdatomic.h>
+
+typedef void pool_fn(void *userdata, unsigned i_thread);
+
+/* Runs fn on every member and returns when all have returned. */
+void pool_run(GkPool *pool, pool_fn *fn, void *userdata);
+/* Inside pool_run(): waits until every member is here. All writes before it are seen after it. */
+void pool_barrier(GkPool *pool, unsigned i_thread);
+
+/* A list of n tasks shared by the team: pool_tasks_take() gives each index once, n when none is
+ * left. Reset by one member while all are between two barriers. */
+typedef struct PoolTasks {
+    _Alignas(64) atomic_size_t next;
+} PoolTasks;
+
+static inline void pool_tasks_reset(PoolTasks *tasks) {
+    atomic_store_explicit(&tasks->next, 0, memory_order_relaxed);
+}
+
+static inline size_t pool_tasks_take(PoolTasks *tasks) {
+    return atomic_fetch_add_explicit(&tasks->next, 1, memory_order_relaxed);
+}

@@ -1,0 +1,43 @@
+/*
+ * Text ↔ tokens. A Tokenizer is immutable once made: any thread may use it.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "engine/file/file.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct Tokenizer Tokenizer;
+
+#define TEXT_VOCAB_MAX       (1u << 20)
+#define TEXT_PIECE_BYTES_MAX 4096
+
+/* From the GGUF keys tokenizer.ggml.*, or a SentencePiece tokenizer.model (a protobuf). Both return
+ * GK_E_FILE with a sentence naming the key or byte offset. */
+int tokenizer_from_gguf(Tokenizer **ret, const ModelFile *file, Error *reterr);
+int tokenizer_from_spm(Tokenizer **ret, const void *bytes, size_t n, Error *reterr);
+Tokenizer *tokenizer_free(Tokenizer *t);
+DEFINE_CLEANUP(Tokenizer *, tokenizer_free)
+
+uint32_t tokenizer_n_vocab(const Tokenizer *t);
+int32_t tokenizer_bos(const Tokenizer *t);  /* -1: none */
+int32_t tokenizer_eos(const Tokenizer *t);  /* -1: none */
+bool tokenizer_add_bos(const Tokenizer *t); /* the model's default */
+bool tokenizer_is_control(const Tokenizer *t, int32_t token);
+/* End of generation: EOS and its kin in the vocabulary (<|im_end|>, <|eot_id|>, … as control
+ * pieces). */
+bool tokenizer_is_eog(const Tokenizer *t, int32_t token);
+
+/* flags: enum gk_tokenize_flags. Returns GK_E_INVALID where there would be more than n_max tokens.
+ */
+int tokenizer_encode(const Tokenizer *t, const char *text, size_t n_text, unsigned flags,
+                     size_t n_max, int32_t **ret_tokens, size_t *ret_n, Error *reterr);
+/* The bytes one token stands for inside running text (▁ is a space, a byte piece its byte; empty
+ * for control pieces). A view as long as the tokenizer. */
+const char *tokenizer_piece(const Tokenizer *t, int32_t token, size_t *ret_n);
+/* Whole texts: as SentencePiece decodes, that is without the dummy prefix's space at the start. */
+int tokenizer_decode(const Tokenizer *t, const int32_t *tokens, size_t n, bool control,
+                     char **ret_text, size_t *ret_n, Error *reterr);

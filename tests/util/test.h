@@ -1,0 +1,25 @@
+/*
+ * The runner of every C test: each test in a process of its own with a time limit, TAP on standard
+ * output. Asserts are always on. A test that can't run here calls test_skip("reason").
+ */
+#pragma once
+
+#undef NDEBUG
+#include <assert.h>
+#include <stddef.h>
+
+struct test {
+    const char *name;
+    void (*run)(void);
+    unsigned seconds; /* time limit; 0: TEST_SECONDS_DEFAULT (times GROKD_TEST_SLOWNESS) */
+};
+
+#define TEST_SECONDS_DEFAULT 10
+
+/* For tables: TEST(splits_at_every_byte) names the static function test_splits_at_every_byte. */
+#define TEST(name)                                                                                 \
+    { #name, test_##name, 0 }
+
+_Noreturn void test_skip(const char *reason);
+/* Runs those named on the command line, or all. Returns what main() returns. */
+int test_main(const struct test *tests, size_t n, int argc, char **argv);
