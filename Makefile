@@ -1,63 +1,211 @@
-# grokd: make help lists what there is to do.
+# grokd: `make help` lists what there is to do.
 #
 # Sources are listed by folder; a file that is not listed is not built. Everything lands in $(BUILD).
 
 BUILD   ?= build
-PREFIX  ?= /usr/local
 VERSION := 0.1.0
+
+# ---- what there is, folder by folder ----
 
 base_SRC   := base/alloc.c base/buf.c base/error.c
 engine_SRC :=
 kern_SRC   :=
 proto_SRC  :=
+proto_DEF  := proto/grokd.proto
 client_SRC :=
 ctl_SRC    :=
 daemon_SRC :=
 
-# One binary each: $(BUILD)/tests/NAME from tests/NAME.c and the folders it needs.
+# One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf
 unit_engine_TESTS :=
 unit_proto_TESTS  :=
+unit_client_TESTS :=
 unit_daemon_TESTS :=
 e2e_TESTS         :=
+# Programs for measuring, used by tests: the engine's side only.
+tool_TESTS        :=
+# Scripts, run in place with GROKD_BUILD set: with every build, and once.
+script_TESTS      :=
+once_TESTS        :=
+
+# ---- how it is compiled ----
+
+PREFIX      ?= /usr/local
+SYSCONFDIR  ?= /etc
+UNITDIR     ?= $(if $(filter /usr,$(PREFIX)),/lib/systemd,$(PREFIX)/lib/systemd)
+SHAREDIR    := $(PREFIX)/share/grokd
 
 CC       ?= cc
-CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DGROKD_VERSION='"$(VERSION)"'
+CFLAGS   ?= $(if $(SANITIZE),-O1,-O2) -g
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wundef -Wvla -Wmissing-prototypes -Wstrict-prototypes \
-            -Wformat=2 -Wpointer-arith -Wwrite-strings
+            -Wformat=2 -Wno-format-truncation -Wpointer-arith -Wwrite-strings
 HARDEN   := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
-CFLAGS   ?= -O2 -g
-CFLAGS   += -std=gnu17 -fno-common -fvisibility=hidden -fno-math-errno -ffp-contract=off \
+pkg_cflags = $(shell pkg-config --cflags $1 2>/dev/null)
+pkg_libs   = $(shell pkg-config --libs $1 2>/dev/null)
+
+CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DGROKD_VERSION='"$(VERSION)"' \
+            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd)
+STRICT   := -std=gnu17 -fno-common -fvisibility=hidden -fno-math-errno -ffp-contract=off \
             $(WARNINGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,$(HARDEN))
-LDFLAGS  += -Wl,-z,relro,-z,now -pie $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+LDFLAGS  += -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 LDLIBS   += -lpthread -lm
 
-Q := $(if $(V),,@)
-say = $(if $(V),,@printf '  %-5s %s\n' '$1' '$2')
+engine_LIBS := $(call pkg_libs,openblas)
+proto_LIBS  := $(call pkg_libs,libprotobuf-c)
+daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)
 
-obj = $(patsubst %.c,$(BUILD)/%.o,$1)
+# Where an installed grokd finds its configuration and the demo model.
+$(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd.conf"' \
+                                 -DGROKD_SHARE_DIR='"$(SHAREDIR)"'
 
-TESTS := $(addprefix $(BUILD)/tests/,$(unit_base_TESTS) $(unit_engine_TESTS) $(unit_proto_TESTS) \
-           $(unit_daemon_TESTS) $(e2e_TESTS))
+# Instruction sets are chosen at run time; each of these files holds one, and exports its table only:
+# $(BUILD)/engine/kern/avx2.o: ISA := -mavx2 -mfma
 
-all: $(call obj,$(base_SRC))
+# ---- rules ----
 
-tests-build: $(TESTS)
+Q   := $(if $(V),,@)
+say  = $(if $(V),,@printf '  %-5s %s\n' '$1' '$2')
+obj  = $(patsubst %.c,$(BUILD)/%.o,$1)
+pic  = $(patsubst %.c,$(BUILD)/pic/%.o,$1)
+compile = $(Q)mkdir -p $(@D) && $(CC) $(STRICT) $(CFLAGS) $(ISA) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+link    = $(Q)mkdir -p $(@D) && $(CC) $(STRICT) $(CFLAGS) $(LDFLAGS) -pie -o $@ $(filter %.o,$^)
 
-$(BUILD)/%.o: %.c
+GEN_C := $(patsubst %.proto,$(BUILD)/%.pb-c.c,$(proto_DEF))
+GEN_H := $(GEN_C:.c=.h)
+GEN_O := $(GEN_C:.c=.o)
+
+base_OBJ   := $(call obj,$(base_SRC))
+engine_OBJ := $(call obj,$(engine_SRC) $(kern_SRC)) $(base_OBJ)
+proto_OBJ  := $(call obj,$(proto_SRC)) $(GEN_O) $(base_OBJ)
+client_OBJ := $(call obj,$(client_SRC)) $(proto_OBJ)
+daemon_OBJ := $(call obj,$(filter-out daemon/main.c,$(daemon_SRC))) \
+              $(sort $(engine_OBJ) $(proto_OBJ))
+lib_OBJ    := $(call pic,$(client_SRC) $(proto_SRC) $(base_SRC)) $(GEN_O:$(BUILD)/%=$(BUILD)/pic/%)
+
+LIB      := libgrokd.so.0
+PROGRAMS := $(if $(daemon_SRC),$(BUILD)/grokd) $(if $(ctl_SRC),$(BUILD)/grokctl) \
+            $(if $(client_SRC),$(BUILD)/libgrokd.so $(BUILD)/libgrokd.a)
+
+all: $(PROGRAMS) $(engine_OBJ) $(proto_OBJ)
+
+# Packages are looked for once, before anything is compiled; changed flags rebuild everything.
+$(BUILD)/.deps: tests/deps
+	$(Q)tests/deps check build && mkdir -p $(@D) && touch $@
+
+FLAGS := $(subst ','\'',$(CC) $(STRICT) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) $(PREFIX) $(SYSCONFDIR))
+$(BUILD)/.flags: .FORCE
+	$(Q)mkdir -p $(@D); printf '%s\n' '$(FLAGS)' | cmp -s - $@ || printf '%s\n' '$(FLAGS)' >$@
+
+$(BUILD)/%.o: %.c $(BUILD)/.flags | $(BUILD)/.deps $(GEN_H)
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(compile)
 
-test_LINK = $(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/pic/%.o: %.c $(BUILD)/.flags | $(BUILD)/.deps $(GEN_H)
+	$(call say,CC,$< (shared))
+	$(compile) -fPIC
 
-$(addprefix $(BUILD)/tests/,$(unit_base_TESTS)): $(BUILD)/tests/%: \
-    $(BUILD)/tests/%.o $(BUILD)/tests/util/test.o $(call obj,$(base_SRC))
+$(BUILD)/%.pb-c.c $(BUILD)/%.pb-c.h: %.proto | $(BUILD)/.deps
+	$(call say,GEN,$<)
+	$(Q)mkdir -p $(@D) && protoc-c --c_out=$(BUILD) $<
+
+$(BUILD)/%.pb-c.o: $(BUILD)/%.pb-c.c $(BUILD)/.flags
+	$(call say,CC,$<)
+	$(compile)
+
+$(BUILD)/pic/%.pb-c.o: $(BUILD)/%.pb-c.c $(BUILD)/.flags
+	$(call say,CC,$< (shared))
+	$(compile) -fPIC
+
+$(BUILD)/grokd: $(BUILD)/daemon/main.o $(daemon_OBJ)
 	$(call say,LINK,$@)
-	$(test_LINK)
+	$(link) $(daemon_LIBS) $(LDLIBS)
+
+$(BUILD)/grokctl: $(call obj,$(ctl_SRC)) $(client_OBJ)
+	$(call say,LINK,$@)
+	$(link) $(proto_LIBS) $(LDLIBS)
+
+$(BUILD)/$(LIB): $(lib_OBJ) client/libgrokd.sym
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(STRICT) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(LIB),--version-script=client/libgrokd.sym \
+	    $(if $(SANITIZE),,-Wl$(comma)--no-undefined) -o $@ $(lib_OBJ) $(proto_LIBS) $(LDLIBS)
+
+$(BUILD)/libgrokd.so: $(BUILD)/$(LIB)
+	$(Q)ln -sf $(LIB) $@
+
+$(BUILD)/libgrokd.a: $(client_OBJ)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+comma := ,
+
+# ---- tests ----
+
+under = $(addprefix $(BUILD)/tests/,$1)
+C_TESTS := $(unit_base_TESTS) $(unit_engine_TESTS) $(unit_proto_TESTS) $(unit_client_TESTS) \
+           $(unit_daemon_TESTS) $(e2e_TESTS)
+util_OBJ := $(BUILD)/tests/util/test.o
+
+tests-build: $(call under,$(C_TESTS) $(tool_TESTS))
+
+$(call under,$(C_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(util_OBJ)
+$(call under,$(tool_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o
+$(call under,$(unit_base_TESTS)): $(base_OBJ)
+$(call under,$(unit_engine_TESTS) $(tool_TESTS)): $(engine_OBJ)
+$(call under,$(unit_proto_TESTS)): $(proto_OBJ)
+$(call under,$(unit_client_TESTS)): $(client_OBJ)
+$(call under,$(unit_daemon_TESTS)): $(daemon_OBJ)
+$(call under,$(e2e_TESTS)): $(BUILD)/tests/e2e/util-daemon.o $(base_OBJ) $(BUILD)/libgrokd.so
+
+$(call under,$(unit_engine_TESTS) $(tool_TESTS)): test_LIBS := $(engine_LIBS)
+$(call under,$(unit_proto_TESTS) $(unit_client_TESTS)): test_LIBS := $(proto_LIBS)
+$(call under,$(unit_daemon_TESTS)): test_LIBS := $(daemon_LIBS)
+# With the shared library as users have it, found beside the test.
+$(call under,$(e2e_TESTS)): test_LIBS := -L$(BUILD) -lgrokd -Wl,-rpath,'$$ORIGIN/../..'
+
+$(call under,$(C_TESTS) $(tool_TESTS)):
+	$(call say,LINK,$@)
+	$(link) $(test_LIBS) $(LDLIBS)
+
+# The same tree again with ASan and UBSan, under $(BUILD)/asan.
+asan_MAKE := $(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined
+asan_RUN  := --slowness 6 --build $(BUILD)/asan $(C_TESTS) $(script_TESTS)
+
+check:
+	@tests/deps install build check
+	@$(MAKE) all tests-build
+	@$(asan_MAKE) all tests-build
+	@tests/run --build $(BUILD) $(C_TESTS) $(script_TESTS) $(once_TESTS) $(asan_RUN)
+
+test: all tests-build
+	@tests/run --build $(BUILD) $(C_TESTS) $(script_TESTS) $(once_TESTS)
+
+asan:
+	@tests/deps install build check
+	@$(asan_MAKE) all tests-build
+	@tests/run $(asan_RUN)
+
+# ---- chores ----
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+## make             build grokd, grokctl and libgrokd under build/ (V=1 shows the commands)
+## make demo        install what is missing, build, and have the demo model answer a few questions
+## make check       install the test dependencies and run every test, also under ASan and UBSan
+## make test        the tests of the normal build alone
+## make asan        the tests under ASan and UBSan alone
+## make lint        layers, headers, formatting, clang-tidy, shellcheck, manual pages
+## make format      clang-format every source file
+## make install     to PREFIX (/usr/local) and SYSCONFDIR (/etc), below DESTDIR
+## make uninstall   take the same files away again, but for the configuration
+## make clean       remove build/
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests-build clean
+.FORCE:
+.PHONY: all tests-build check test asan help clean .FORCE
 .SECONDARY:
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.DELETE_ON_ERROR:
+-include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -name '*.d' -print 2>/dev/null)
