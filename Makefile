@@ -33,13 +33,12 @@ once_TESTS        :=
 
 PREFIX      ?= /usr/local
 SYSCONFDIR  ?= /etc
-UNITDIR     ?= $(if $(filter /usr,$(PREFIX)),/lib/systemd,$(PREFIX)/lib/systemd)
 SHAREDIR    := $(PREFIX)/share/grokd
 
 CC       ?= cc
 CFLAGS   ?= $(if $(SANITIZE),-O1,-O2) -g
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wundef -Wvla -Wmissing-prototypes -Wstrict-prototypes \
-            -Wformat=2 -Wno-format-truncation -Wpointer-arith -Wwrite-strings
+            -Wformat=2 -Wno-unknown-warning-option -Wno-format-truncation -Wpointer-arith -Wwrite-strings
 HARDEN   := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
 pkg_cflags = $(shell pkg-config --cflags $1 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $1 2>/dev/null)
@@ -185,6 +184,57 @@ asan:
 	@$(asan_MAKE) all tests-build
 	@tests/run $(asan_RUN)
 
+# ---- lint ----
+
+LINT := lint/layers.sh lint/headers.sh lint/format.sh lint/tidy.sh
+
+lint:
+	@tests/deps install build lint
+	@$(MAKE) all tests-build
+	@tests/run --build $(BUILD) $(LINT)
+
+generated: $(GEN_H)
+
+flags: # for scripts that compile
+	@echo $(STRICT) $(CPPFLAGS)
+
+format:
+	tests/lint/files.sh '*.c' '*.h' | xargs clang-format -i
+
+# ---- installation ----
+
+INSTALL := install -D -m
+UNITS   := $(PREFIX)/lib/systemd/system
+MAN     := man/grokd.8 man/grokd.conf.5 man/grokctl.1 man/libgrokd.3
+edit     = sed -e 's|/usr/bin/|$(PREFIX)/bin/|' -e 's|@PREFIX@|$(PREFIX)|' \
+               -e 's|@VERSION@|$(VERSION)|' $1 | $(INSTALL) 644 /dev/stdin $(DESTDIR)$2
+
+install: all
+	$(INSTALL) 755 $(BUILD)/grokd $(BUILD)/grokctl -t $(DESTDIR)$(PREFIX)/bin
+	$(INSTALL) 644 $(BUILD)/$(LIB) $(BUILD)/libgrokd.a -t $(DESTDIR)$(PREFIX)/lib
+	ln -sf $(LIB) $(DESTDIR)$(PREFIX)/lib/libgrokd.so
+	$(INSTALL) 644 client/grokd.h -t $(DESTDIR)$(PREFIX)/include
+	$(call edit,client/libgrokd.pc.in,$(PREFIX)/lib/pkgconfig/libgrokd.pc)
+	$(INSTALL) 644 proto/grokd.proto engine/demo/model-q8_0.gguf -t $(DESTDIR)$(SHAREDIR)
+	$(foreach m,$(MAN),$(INSTALL) 644 $m -t $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $m)) &&) :
+	$(INSTALL) 644 client/completion/grokctl -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(INSTALL) 644 client/completion/_grokctl -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	$(call edit,systemd/grokd.service,$(UNITS)/grokd.service)
+	$(INSTALL) 644 systemd/grokd.socket -t $(DESTDIR)$(UNITS)
+	$(INSTALL) 644 systemd/grokd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/grokd.conf
+	$(INSTALL) 644 systemd/grokd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/grokd.conf
+	test -e $(DESTDIR)$(SYSCONFDIR)/grokd/grokd.conf || \
+	    $(INSTALL) 644 systemd/grokd.conf -t $(DESTDIR)$(SYSCONFDIR)/grokd
+	$(if $(DESTDIR),,-ldconfig)
+
+uninstall:
+	rm -rf $(DESTDIR)$(SHAREDIR)
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/grokd bin/grokctl lib/libgrokd.* include/grokd.h \
+	    lib/pkgconfig/libgrokd.pc $(foreach m,$(notdir $(MAN)),share/man/man$(subst .,,$(suffix $m))/$m) \
+	    share/bash-completion/completions/grokctl share/zsh/site-functions/_grokctl \
+	    lib/sysusers.d/grokd.conf lib/tmpfiles.d/grokd.conf
+	rm -f $(DESTDIR)$(UNITS)/grokd.service $(DESTDIR)$(UNITS)/grokd.socket
+
 # ---- chores ----
 
 help:
@@ -205,7 +255,7 @@ clean:
 	rm -rf $(BUILD)
 
 .FORCE:
-.PHONY: all tests-build check test asan help clean .FORCE
+.PHONY: all tests-build generated flags check test asan lint format install uninstall help clean .FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -name '*.d' -print 2>/dev/null)
