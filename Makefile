@@ -7,8 +7,8 @@ VERSION := 0.1.0
 
 # ---- what there is, folder by folder ----
 
-base_SRC   := base/alloc.c base/buf.c base/error.c
-engine_SRC :=
+base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
+engine_SRC := engine/file/file.c engine/file/gguf.c engine/file/map.c
 kern_SRC   :=
 proto_SRC  :=
 proto_DEF  := proto/grokd.proto
@@ -60,6 +60,9 @@ $(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd
 
 # Instruction sets are chosen at run time; each of these files holds one, and exports its table only:
 # $(BUILD)/engine/kern/avx2.o: ISA := -mavx2 -mfma
+
+# Hostile bytes live here: no silent narrowing.
+$(BUILD)/engine/file/%.o: STRICT += -Wconversion -Wsign-conversion
 
 # ---- rules ----
 

@@ -53,7 +53,8 @@ void model_file_preload(const ModelFile *f, void (*on_progress)(void *, uint64_t
 /* ---- metadata: each getter says false where the key is absent or of another type ---- */
 
 struct file_string {
-    const char *bytes; /* not terminated; may hold any bytes */
+    const char *bytes; /* not terminated; a key's own string is valid UTF-8 without zero bytes,
+                          those in an array may hold any bytes */
     size_t n;
 };
 bool model_file_has(const ModelFile *f, const char *key);
@@ -65,11 +66,15 @@ bool model_file_get_string(const ModelFile *f, const char *key, struct file_stri
 /* Arrays are views; element i is read by the getter of its kind. */
 struct file_array {
     const uint8_t *bytes;
+    uint64_t n_bytes;
     uint32_t type; /* GGUF value type of the elements */
     uint64_t n;
 };
 bool model_file_get_array(const ModelFile *f, const char *key, struct file_array *ret);
+/* False where i is not in the array, the elements are of another kind, or the value does not fit.
+ */
 bool file_array_i32(const struct file_array *a, uint64_t i, int32_t *ret);
 bool file_array_f32(const struct file_array *a, uint64_t i, float *ret);
-/* Strings are found in order: *at is 0 for the first and moves on. */
+/* Strings are found in order: *at is 0 for the first and moves on. False at the end. Lengths are
+ * read from the file again and checked again: it may have changed. */
 bool file_array_next_string(const struct file_array *a, uint64_t *at, struct file_string *ret);
