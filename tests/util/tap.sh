@@ -45,6 +45,13 @@ skip() { # NAME REASON
     echo "ok $n_tests - $1 # SKIP $2"
 }
 
+run_tap() { # PROGRAM...: its tests are counted as this script's
+    "$@" >"$scratch/.tap" 2>&1 || n_failed=$((n_failed + 1))
+    grep -v '^1\.\.' "$scratch/.tap"
+    n_tests=$((n_tests + $(grep -cE '^(not )?ok ' "$scratch/.tap")))
+    check "$(basename "$1") ran to its end" grep -q '^1\.\.' "$scratch/.tap"
+}
+
 finish() {
     echo "1..$n_tests"
     [ "$n_failed" = 0 ]

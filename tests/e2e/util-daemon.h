@@ -1,0 +1,69 @@
+/*
+ * A real grokd for a test: on a private socket in a directory of its own, with a notify socket that
+ * the test reads. Everything asserts; a daemon never outlives its test.
+ */
+#pragma once
+
+#include "base/macro.h"
+#include "client/grokd.h"
+#include "tests/util/test.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define DEMO_MODEL "engine/demo/model-q8_0.gguf"
+
+typedef struct TestDaemon {
+    pid_t pid;
+    int notify_fd;
+    char directory[80];
+    char socket[100], log[100], config[100], notify[100];
+} TestDaemon;
+
+/* Makes the directory and the notify socket, starts nothing. */
+void test_daemon_init(TestDaemon *d);
+void test_daemon_deinit(TestDaemon *d);
+/* What grokd.conf will hold; before start. */
+void test_daemon_configure(TestDaemon *d, const char *text);
+/* Runs `--config … --socket …` and the options (NULL-ended, may be NULL) and returns at once. */
+void test_daemon_spawn(TestDaemon *d, const char *const *options);
+/* Runs any program with the daemon's environment; argv[0] is a path or a name in PATH. */
+void test_daemon_exec(TestDaemon *d, const char *const *argv);
+/* Serves the demo model, ready. */
+TestDaemon *test_daemon_start(TestDaemon *d);
+/* Waits for a notification that has this line, or begins with it where it ends in '='. */
+void test_daemon_await(TestDaemon *d, const char *line);
+/* True where one comes within `ms`. */
+bool test_daemon_notified(TestDaemon *d, const char *line, int ms);
+/* Waits for its end and gives its exit status; 128 + n for a signal. */
+int test_daemon_wait(TestDaemon *d);
+/* Asserts that nothing is left running, ends it with SIGTERM and asserts that it exits with 0. */
+void test_daemon_stop(TestDaemon *d);
+bool test_daemon_logged(const TestDaemon *d, const char *text);
+
+grokd_client *test_connect(const TestDaemon *d);
+/* Waits until no request runs, no KV page is used and no connection but ours is open. */
+void test_await_idle(const TestDaemon *d);
+
+/* The request "Q: QUESTION\nA:"; lives until the next call. */
+struct grokd_generate_request test_question(const char *model, const char *question);
+/* One that generates n tokens, whatever they are. */
+struct grokd_generate_request test_long(uint32_t n_tokens);
+grokd_call *test_begin(grokd_client *client, const struct grokd_generate_request *request);
+/* Reads a call to its end. Returns its code; *ret_text (may be NULL) is malloc()ed. */
+int test_finish(grokd_call *call, char **ret_text, struct grokd_error *error);
+/* The answer to a question, without the blank before it. malloc()ed. */
+char *test_ask(grokd_client *client, const char *model, const char *question);
+
+static inline void grokd_client_freep(grokd_client **client) {
+    (void)grokd_client_free(*client);
+}
+static inline void grokd_call_freep(grokd_call **call) {
+    (void)grokd_call_free(*call);
+}
+static inline void test_answer_freep(void *answer) {
+    grokd_free(*(void **)answer);
+}
+#define CLIENT CLEANUP(grokd_client_freep) grokd_client
+#define CALL   CLEANUP(grokd_call_freep) grokd_call
+#define ANSWER CLEANUP(test_answer_freep) struct
