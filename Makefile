@@ -10,8 +10,8 @@ VERSION := 0.1.0
 base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/file/file.c engine/file/gguf.c engine/file/map.c
 kern_SRC   :=
-proto_SRC  :=
-proto_DEF  := proto/grokd.proto
+proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
+proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC :=
 ctl_SRC    :=
 daemon_SRC :=
@@ -63,6 +63,7 @@ $(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd
 
 # Hostile bytes live here: no silent narrowing.
 $(BUILD)/engine/file/%.o: STRICT += -Wconversion -Wsign-conversion
+$(proto_SRC:%.c=$(BUILD)/%.o) $(proto_SRC:%.c=$(BUILD)/pic/%.o): STRICT += -Wconversion -Wsign-conversion
 
 # ---- rules ----
 

@@ -36,9 +36,11 @@ enum codec_kind { CODEC_UNKNOWN_SERVICE, CODEC_UNKNOWN_METHOD, CODEC_UNARY, CODE
 struct codec_env {
     void *userdata;
     enum codec_kind (*kind)(void *userdata, const char *service, const char *method);
-    /* A whole request has come. The owner answers now or later with send_*(); it answers once. */
+    /* A whole request has come. The owner answers now or later: any number of send_message() where
+     * it is a server stream, and one finish(). */
     void (*on_request)(void *userdata, const struct codec_request *request);
-    /* The peer has given the call up; the owner must not answer it any more. */
+    /* The call is over for the peer (it gave it up or broke its rules); the owner must not answer
+     * it any more. */
     void (*on_cancel)(void *userdata, uint64_t stream);
 };
 
@@ -52,10 +54,13 @@ struct codec_ops {
     int (*feed)(void *state, const uint8_t *bytes, size_t n);
     /* The peer will send no more (half-close): running calls go on and are answered. */
     void (*feed_eof)(void *state);
-    /* One message of a server stream. -ENOBUFS: the output limit is reached, nothing was queued. */
+    /* One message of a server stream. -ENOBUFS: the output limit is reached, -EMSGSIZE: longer than
+     * the wire can carry; nothing was queued. */
     int (*send_message)(void *state, uint64_t stream, const uint8_t *bytes, size_t n);
     /* Ends a call: unary success carries its message; a stream's success carries none (n 0);
-     * a failure carries code and sentence. */
+     * a failure carries code and sentence. An answer that the wire can't carry or that the peer
+     * leaves no room for is replaced by RESOURCE_EXHAUSTED. Both send functions return -ENOENT for
+     * a call that has ended or was given up, -ENOMEM. */
     int (*finish)(void *state, uint64_t stream, enum status_code code, const char *sentence,
                   const uint8_t *bytes, size_t n);
     /* Bytes to write: a view of what is queued, valid until the next call; consumed by drained().
@@ -63,6 +68,8 @@ struct codec_ops {
     size_t (*pending)(const void *state, const uint8_t **ret_bytes);
     void (*drained)(void *state, size_t n);
     size_t (*n_streams)(const void *state);
+    /* No request will come any more and no call is under way: close once pending() is drained. */
+    bool (*is_finished)(const void *state);
 };
 
 extern const struct codec_ops ttrpc_codec;
