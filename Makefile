@@ -17,7 +17,7 @@ ctl_SRC    :=
 daemon_SRC :=
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
-unit_base_TESTS   := unit/base-buf
+unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS :=
 unit_proto_TESTS  :=
 unit_client_TESTS :=
@@ -147,7 +147,7 @@ comma := ,
 under = $(addprefix $(BUILD)/tests/,$1)
 C_TESTS := $(unit_base_TESTS) $(unit_engine_TESTS) $(unit_proto_TESTS) $(unit_client_TESTS) \
            $(unit_daemon_TESTS) $(e2e_TESTS)
-util_OBJ := $(BUILD)/tests/util/test.o
+util_OBJ := $(call obj,tests/util/test.c tests/util/temp.c tests/util/gguf-write.c)
 
 tests-build: $(call under,$(C_TESTS) $(tool_TESTS))
 
