@@ -183,6 +183,11 @@ check:
 test: all tests-build
 	@tests/run --build $(BUILD) $(C_TESTS) $(script_TESTS) $(once_TESTS)
 
+demo:
+	@tests/deps install build
+	@$(MAKE) all
+	@GROKD_BUILD=$(BUILD) ASK="$(ASK)" engine/demo/run.sh
+
 asan:
 	@tests/deps install build check
 	@$(asan_MAKE) all tests-build
@@ -219,9 +224,10 @@ install: all
 	ln -sf $(LIB) $(DESTDIR)$(PREFIX)/lib/libgrokd.so
 	$(INSTALL) 644 client/grokd.h -t $(DESTDIR)$(PREFIX)/include
 	$(call edit,client/libgrokd.pc.in,$(PREFIX)/lib/pkgconfig/libgrokd.pc)
-	$(INSTALL) 644 proto/grokd.proto engine/demo/model-q8_0.gguf -t $(DESTDIR)$(SHAREDIR)
+	$(INSTALL) 644 proto/grokd.proto proto/ttrpc.proto engine/demo/model-q8_0.gguf -t $(DESTDIR)$(SHAREDIR)
 	$(foreach m,$(MAN),$(INSTALL) 644 $m -t $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $m)) &&) :
-	$(INSTALL) 644 client/completion/grokctl -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(INSTALL) 644 client/completion/grokctl.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/grokctl
+	ln -sf grokctl $(DESTDIR)$(PREFIX)/share/bash-completion/completions/grokd
 	$(INSTALL) 644 client/completion/_grokctl -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 	$(call edit,systemd/grokd.service,$(UNITS)/grokd.service)
 	$(INSTALL) 644 systemd/grokd.socket -t $(DESTDIR)$(UNITS)
@@ -235,7 +241,8 @@ uninstall:
 	rm -rf $(DESTDIR)$(SHAREDIR)
 	cd $(DESTDIR)$(PREFIX) && rm -f bin/grokd bin/grokctl lib/libgrokd.* include/grokd.h \
 	    lib/pkgconfig/libgrokd.pc $(foreach m,$(notdir $(MAN)),share/man/man$(subst .,,$(suffix $m))/$m) \
-	    share/bash-completion/completions/grokctl share/zsh/site-functions/_grokctl \
+	    share/bash-completion/completions/grokctl \
+	    share/bash-completion/completions/grokd share/zsh/site-functions/_grokctl \
 	    lib/sysusers.d/grokd.conf lib/tmpfiles.d/grokd.conf
 	rm -f $(DESTDIR)$(UNITS)/grokd.service $(DESTDIR)$(UNITS)/grokd.socket
 
@@ -259,7 +266,7 @@ clean:
 	rm -rf $(BUILD)
 
 .FORCE:
-.PHONY: all tests-build generated flags check test asan lint format install uninstall help clean .FORCE
+.PHONY: all tests-build generated flags check test asan demo lint format install uninstall help clean .FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 -include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -name '*.d' -print 2>/dev/null)

@@ -4,27 +4,25 @@
 #include <stdio.h>
 #include <string.h>
 
-int error_note(int r, const char *kind, const char *function, const char *file, int line) {
+void error_print(int r, const char *kind, const char *function, const char *file, int line) {
     static int enabled = -1;
 
-    if (r >= 0)
-        return r;
     if (enabled < 0)
         enabled = getenv("GROKD_TRACE") != NULL;
     if (enabled)
         (void)fprintf(stderr, "%s: %s at %s:%d (%s)\n", kind, strerror(-r), file, line, function);
-    return r;
 }
 
-int error_set(Error *reterr, int r, const char *format, ...) {
+void error_write(Error *reterr, const char *format, ...) {
+    int saved_errno = errno;
     va_list args;
 
     if (!reterr)
-        return r;
+        return;
     va_start(args, format);
     (void)vsnprintf(reterr->text, sizeof(reterr->text), format, args);
     va_end(args);
-    return r;
+    errno = saved_errno;
 }
 
 void error_prefix(Error *reterr, const char *format, ...) {

@@ -31,10 +31,21 @@ typedef struct Error {
 #define error_fold(r)                                                                              \
     error_note((r) > 0 ? -ENOTRECOVERABLE : (r), "fold", __func__, __FILE__, __LINE__)
 
-int error_note(int r, const char *kind, const char *function, const char *file, int line);
+void error_print(int r, const char *kind, const char *function, const char *file, int line);
 
-/* Writes the sentence (if reterr is not NULL) and returns r, so that `return error_set(...)` works.
- */
-int error_set(Error *reterr, int r, const char *format, ...) PRINTF_FORMAT(3, 4);
+static inline int error_note(int r, const char *kind, const char *function, const char *file,
+                             int line) {
+    if (r < 0)
+        error_print(r, kind, function, file, line);
+    return r;
+}
+
+/* Writes the sentence (if reterr is not NULL) and gives r, so that `return error_set(...)` works. A
+ * macro, so that whoever reads the code, static analysers too, sees which value comes back. */
+#define error_set(reterr, r, ...) (error_write((reterr), __VA_ARGS__), error_value(r))
+void error_write(Error *reterr, const char *format, ...) PRINTF_FORMAT(2, 3); /* keeps errno */
+static inline int error_value(int r) {
+    return r;
+}
 /* Puts "prefix: " before the sentence that is there; used on the way up, by those who know more. */
 void error_prefix(Error *reterr, const char *format, ...) PRINTF_FORMAT(2, 3);

@@ -1,45 +1,38 @@
-#!/usr/bin/env python3
-"""Asks grokd and prints the answer as it comes. ttrpc is simple enough to speak by hand:
+#!/usr/bin/python3
+"""Asks grokd and prints the answer as it comes. ttrpc is simple enough to speak by hand; the
+messages are made by
 
-    protoc -I /usr/local/share/grokd --python_out=. grokd.proto
-    ./ask.py SOCKET QUESTION
+    protoc -I /usr/local/share/grokd --python_out=. grokd.proto ttrpc.proto
+
+Usage: ask.py SOCKET QUESTION
 """
 
 import socket
 import struct
 import sys
 
-import grokd_pb2  # needs python3-protobuf
+import grokd_pb2  # python3-protobuf
+import ttrpc_pb2
 
 REQUEST, RESPONSE, DATA = 1, 2, 3  # types of frames
-REMOTE_CLOSED, NO_DATA = 1, 4  # flags
-
-
-def field(number, data):
-    """A length-delimited protobuf field; the length as a varint."""
-    n, length = len(data), b""
-    while n > 127:
-        length, n = length + bytes([n & 127 | 128]), n >> 7
-    return bytes([number << 3 | 2]) + length + bytes([n]) + data
-
-
-def frames(conn):
-    """Yields (type, flags, body) of what the daemon sends."""
-    with conn.makefile("rb") as file:
-        while header := file.read(10):
-            n, _stream, kind, flags = struct.unpack(">IIBB", header)
-            yield kind, flags, file.read(n)
-
+REMOTE_CLOSED, NO_DATA = 1, 4  # their flags
+HEADER = struct.Struct(">IIBB")  # length, stream, type, flags
 
 path, question = sys.argv[1:]
-message = grokd_pb2.GenerateRequest(text=f"Q: {question}\nA:").SerializeToString()
-call = field(1, b"grokd.v1.Inference") + field(2, b"Generate") + field(3, message)
+call = ttrpc_pb2.Request(
+    service="grokd.v1.Inference", method="Generate",
+    payload=grokd_pb2.GenerateRequest(text=f"Q: {question}\nA:").SerializeToString(),
+).SerializeToString()
+
 with socket.socket(socket.AF_UNIX) as conn:
     conn.connect(path)
-    conn.sendall(struct.pack(">IIBB", len(call), 1, REQUEST, REMOTE_CLOSED) + call)
-    for kind, flags, body in frames(conn):
-        if kind == RESPONSE:  # a stream ends with one only where it failed
-            sys.exit(f"grokd refused: {body!r}")
+    conn.sendall(HEADER.pack(len(call), 1, REQUEST, REMOTE_CLOSED) + call)
+    incoming = conn.makefile("rb")
+    while header := incoming.read(HEADER.size):
+        length, stream, kind, flags = HEADER.unpack(header)
+        body = incoming.read(length)
+        if kind == RESPONSE:  # ends a stream that failed
+            sys.exit(ttrpc_pb2.Response.FromString(body).status.message)
         if kind == DATA and not flags & NO_DATA:
             event = grokd_pb2.GenerateEvent.FromString(body)
             print(event.chunk.text, end="", flush=True)

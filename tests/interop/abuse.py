@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Raw ttrpc frames, right and wrong, against a running grokd that serves the demo model. TAP.
 
     abuse.py SOCKET PID

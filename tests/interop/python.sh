@@ -12,9 +12,10 @@ example() {
         " tar(1) - an archiving utility." ]
 }
 
-check "messages are generated" protoc -I "$root/proto" --python_out="$scratch" grokd.proto
+check "messages are generated" protoc -I "$root/proto" --python_out="$scratch" \
+    grokd.proto ttrpc.proto
 check "grokd starts" start_grokd
 check "the example prints the answer" example
-run_tap python3 "$root/tests/interop/abuse.py" "$socket" "$grokd_pid"
+run_tap /usr/bin/python3 "$root/tests/interop/abuse.py" "$socket" "$grokd_pid"
 check "grokd stops" stop_grokd
 finish
