@@ -42,17 +42,17 @@ struct reader {
     Error *reterr;
 };
 
-static int refuse(struct reader *r, const char *format, ...) PRINTF_FORMAT(2, 3);
+#define refuse(r, ...) (refuse_write((r), __VA_ARGS__), error_value(GK_E_FILE))
 
-static int refuse(struct reader *r, const char *format, ...) {
+PRINTF_FORMAT(2, 3) static void refuse_write(struct reader *r, const char *format, ...) {
     char sentence[ERROR_TEXT_MAX];
     va_list args;
 
     va_start(args, format);
     (void)vsnprintf(sentence, sizeof(sentence), format, args);
     va_end(args);
-    return error_set(r->reterr, GK_E_FILE, "%s: %s at byte %" PRIu64 ": %s", r->file, r->entry,
-                     r->entry_offset, sentence);
+    error_write(r->reterr, "%s: %s at byte %" PRIu64 ": %s", r->file, r->entry, r->entry_offset,
+                sentence);
 }
 
 static int refuse_end(struct reader *r) {
