@@ -1,0 +1,119 @@
+/* The formats' table, activation rows, and the choice of a tier. See kern.h. */
+#include "engine/kern/kern.h"
+
+#include "base/macro.h"
+#include "engine/kern/tiers.h"
+
+#include <string.h>
+
+const struct kern_type_info kern_types[KERN_TYPE_N] = {
+#define X(type, id, n, bytes, kind)                                                                \
+    {.name = #type, .gguf_id = (id), .block_values = (n), .block_bytes = (bytes), .act = (kind)},
+    KERN_TYPE_MAP(X)
+#undef X
+};
+
+/* Types that GGUF has had, by number, so that a refusal can name them. */
+static const char *const gguf_type_names[] = {
+    [0] = "F32",     [1] = "F16",         [2] = "Q4_0",        [3] = "Q4_1",        [4] = "Q4_2",
+    [5] = "Q4_3",    [6] = "Q5_0",        [7] = "Q5_1",        [8] = "Q8_0",        [9] = "Q8_1",
+    [10] = "Q2_K",   [11] = "Q3_K",       [12] = "Q4_K",       [13] = "Q5_K",       [14] = "Q6_K",
+    [15] = "Q8_K",   [16] = "IQ2_XXS",    [17] = "IQ2_XS",     [18] = "IQ3_XXS",    [19] = "IQ1_S",
+    [20] = "IQ4_NL", [21] = "IQ3_S",      [22] = "IQ2_S",      [23] = "IQ4_XS",     [24] = "I8",
+    [25] = "I16",    [26] = "I32",        [27] = "I64",        [28] = "F64",        [29] = "IQ1_M",
+    [30] = "BF16",   [31] = "Q4_0_4_4",   [32] = "Q4_0_4_8",   [33] = "Q4_0_8_8",   [34] = "TQ1_0",
+    [35] = "TQ2_0",  [36] = "IQ4_NL_4_4", [37] = "IQ4_NL_4_8", [38] = "IQ4_NL_8_8", [39] = "MXFP4",
+};
+
+const struct kern_type_info *kern_type_find(uint32_t gguf_id, const char **ret_name) {
+    *ret_name = gguf_id < ARRAY_SIZE(gguf_type_names) ? gguf_type_names[gguf_id] : NULL;
+    for (size_t i = 0; i < KERN_TYPE_N; i++)
+        if (kern_types[i].gguf_id == gguf_id)
+            return &kern_types[i];
+    return NULL;
+}
+
+/* ---- activation rows ---- */
+
+static size_t line(size_t n) {
+    return (n + 63) / 64 * 64;
+}
+
+static size_t scale_block(enum act_kind kind) {
+    return kind == ACT_Q8_32 ? 32 : 256;
+}
+
+static size_t scales_offset(uint32_t k) {
+    return line(k);
+}
+
+static size_t sums_offset(enum act_kind kind, uint32_t k) {
+    return scales_offset(k) + line(k / scale_block(kind) * sizeof(float));
+}
+
+size_t kern_act_stride(enum act_kind kind, uint32_t k) {
+    size_t n_sums = k / (kind == ACT_Q8_32 ? 32 : 16);
+
+    if (kind == ACT_F32)
+        return line(k * sizeof(float));
+    return sums_offset(kind, k) + line(n_sums * sizeof(int16_t));
+}
+
+const float *kern_act_scales(const struct kern_acts *x, size_t row) {
+    return (const float *)(const void *)(x->data + row * x->stride + scales_offset(x->k));
+}
+
+const int16_t *kern_act_sums(const struct kern_acts *x, size_t row) {
+    return (const int16_t *)(const void *)(x->data + row * x->stride + sums_offset(x->kind, x->k));
+}
+
+/* ---- tiers ---- */
+
+/* In the order of kern_isa_names(). */
+static const struct kern_ops *const tiers[] = {
+    &kern_ops_generic,
+    &kern_ops_avx2,
+    &kern_ops_avx512,
+    &kern_ops_vnni,
+};
+
+const char *const *kern_isa_names(void) {
+    static const char *names[ARRAY_SIZE(tiers) + 1];
+
+    for (size_t i = 0; i < ARRAY_SIZE(tiers); i++)
+        names[i] = tiers[i]->name;
+    return names;
+}
+
+unsigned kern_isa_available(void) {
+    unsigned bits = BIT(0);
+
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
+        bits |= BIT(1);
+    else
+        return bits;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        bits |= BIT(2);
+    else
+        return bits;
+    if (__builtin_cpu_supports("avx512vnni"))
+        bits |= BIT(3);
+    return bits;
+}
+
+const struct kern_ops *kern_select(const char *isa_max) {
+    unsigned available = kern_isa_available();
+
+    for (size_t i = ARRAY_SIZE(tiers); i-- > 0;) {
+        if (isa_max && strcmp(isa_max, tiers[i]->name) != 0)
+            continue;
+        if (available & BIT(i))
+            return tiers[i];
+        if (isa_max)
+            return NULL;
+    }
+    return NULL;
+}

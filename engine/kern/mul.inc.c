@@ -1,0 +1,176 @@
+/*
+ * The quantised kernels, written once for all formats and compiled for every tier that has no
+ * faster one of its own. This is the definition of the product (design.md 5.1): integers within a
+ * block are exact, blocks are folded into one float per output in ascending order of k.
+ */
+#include "engine/kern/kern.h"
+#include "engine/kern/unpack.h"
+
+#include <math.h>
+
+static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const float **ret_d,
+                                    const int16_t **ret_sums) {
+    size_t row = m->rows ? m->rows[i] : i;
+
+    *ret_d = kern_act_scales(m->x, row);
+    *ret_sums = kern_act_sums(m->x, row);
+    return (const int8_t *)(m->x->data + row * m->x->stride);
+}
+
+static inline float fold_block(const struct unpacked_block *u, const int8_t *a, float d,
+                               int16_t sum_a, bool has_min, float acc) {
+    int32_t sum = 0;
+
+    for (int i = 0; i < QUANT_BLOCK; i++)
+        sum += u->q[i] * a[i];
+    acc = fmaf(u->d * d, (float)sum, acc);
+    return has_min ? fmaf(u->m * d, (float)sum_a, acc) : acc;
+}
+
+static inline float fold_super(const struct unpacked_super *u, const int8_t *a, float d,
+                               const int16_t *sums, bool has_min, float acc) {
+    int32_t sum = 0, mins = 0;
+
+    for (int j = 0; j < 16; j++) {
+        int32_t part = 0;
+
+        for (int i = 0; i < 16; i++)
+            part += u->q[16 * j + i] * a[16 * j + i];
+        sum += u->scale[j] * part;
+        mins += u->min[j] * sums[j];
+    }
+    acc = fmaf(u->d * d, (float)sum, acc);
+    return has_min ? fmaf(-(u->dmin * d), (float)mins, acc) : acc;
+}
+
+/* A weight block is unpacked once and used for every row; sums are folded in y itself. */
+#define MUL_PLAIN(name, block, has_min)                                                            \
+    static void mul_##name(const struct kern_mul *m) {                                             \
+        for (uint32_t o = 0; o < m->n_out; o++) {                                                  \
+            const struct block *w = (const struct block *)(const void *)(m->w + o * m->row_bytes); \
+                                                                                                   \
+            for (uint32_t i = 0; i < m->n_rows; i++)                                               \
+                m->y[i * m->y_stride + o] = 0.0f;                                                  \
+            for (uint32_t b = 0; b < m->x->k / QUANT_BLOCK; b++) {                                 \
+                struct unpacked_block u;                                                           \
+                                                                                                   \
+                unpack_##name(&w[b], &u);                                                          \
+                for (uint32_t i = 0; i < m->n_rows; i++) {                                         \
+                    const int16_t *sums;                                                           \
+                    const float *d;                                                                \
+                    const int8_t *a = act_row(m, i, &d, &sums);                                    \
+                    float *y = &m->y[i * m->y_stride + o];                                         \
+                                                                                                   \
+                    *y = fold_block(&u, a + b * QUANT_BLOCK, d[b], sums[b], has_min, *y);          \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    static void dequantize_##name(const void *blocks, float *ret, size_t n) {                      \
+        const struct block *w = blocks;                                                            \
+                                                                                                   \
+        for (size_t b = 0; b < n / QUANT_BLOCK; b++) {                                             \
+            struct unpacked_block u;                                                               \
+                                                                                                   \
+            unpack_##name(&w[b], &u);                                                              \
+            for (int i = 0; i < QUANT_BLOCK; i++)                                                  \
+                ret[b * QUANT_BLOCK + (size_t)i] = u.d * u.q[i] + u.m;                             \
+        }                                                                                          \
+    }
+
+#define MUL_SUPER(name, block, has_min)                                                            \
+    static void mul_##name(const struct kern_mul *m) {                                             \
+        for (uint32_t o = 0; o < m->n_out; o++) {                                                  \
+            const struct block *w = (const struct block *)(const void *)(m->w + o * m->row_bytes); \
+                                                                                                   \
+            for (uint32_t i = 0; i < m->n_rows; i++)                                               \
+                m->y[i * m->y_stride + o] = 0.0f;                                                  \
+            for (uint32_t b = 0; b < m->x->k / QUANT_SUPER; b++) {                                 \
+                struct unpacked_super u;                                                           \
+                                                                                                   \
+                unpack_##name(&w[b], &u);                                                          \
+                for (uint32_t i = 0; i < m->n_rows; i++) {                                         \
+                    const int16_t *sums;                                                           \
+                    const float *d;                                                                \
+                    const int8_t *a = act_row(m, i, &d, &sums);                                    \
+                    float *y = &m->y[i * m->y_stride + o];                                         \
+                                                                                                   \
+                    *y = fold_super(&u, a + b * QUANT_SUPER, d[b], sums + 16 * b, has_min, *y);    \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    static void dequantize_##name(const void *blocks, float *ret, size_t n) {                      \
+        const struct block *w = blocks;                                                            \
+                                                                                                   \
+        for (size_t b = 0; b < n / QUANT_SUPER; b++) {                                             \
+            struct unpacked_super u;                                                               \
+                                                                                                   \
+            unpack_##name(&w[b], &u);                                                              \
+            for (int i = 0; i < QUANT_SUPER; i++)                                                  \
+                ret[b * QUANT_SUPER + (size_t)i] =                                                 \
+                    u.d * u.scale[i / 16] * u.q[i] - u.dmin * u.min[i / 16];                       \
+        }                                                                                          \
+    }
+
+MUL_PLAIN(q4_0, q4_0_block, false)
+MUL_PLAIN(q4_1, q4_1_block, true)
+MUL_PLAIN(q5_0, q5_0_block, false)
+MUL_PLAIN(q5_1, q5_1_block, true)
+MUL_PLAIN(q8_0, q8_0_block, false)
+MUL_SUPER(q2_k, q2_k_block, true)
+MUL_SUPER(q3_k, q3_k_block, false)
+MUL_SUPER(q4_k, q4_k_block, true)
+MUL_SUPER(q5_k, q5_k_block, true)
+MUL_SUPER(q6_k, q6_k_block, false)
+
+/* ---- activations ---- */
+
+/*
+ * d = max|x| / 127, q = x / d rounded to nearest even. A row with NaN or infinity in a block gets d
+ * NaN and q 0 there: the mistake shows in the logits and nothing overflows.
+ */
+static inline void quantize_block(const float *x, size_t n, int8_t *q, float *ret_d, int16_t *sums,
+                                  size_t n_sum) {
+    float most = 0, inverse;
+    bool finite = true;
+
+    for (size_t i = 0; i < n; i++) {
+        float magnitude = fabsf(x[i]);
+
+        finite &= magnitude <= 3.4028234e38f;
+        most = magnitude > most ? magnitude : most;
+    }
+    *ret_d = finite ? most / 127.0f : NAN;
+    inverse = finite && most > 0 ? 127.0f / most : 0;
+    if (inverse > 3.4028234e38f) /* max|x| is denormal: too small for a scale, so zero */
+        inverse = 0;
+    for (size_t i = 0; i < n; i++)
+        q[i] = finite ? (int8_t)rintf(x[i] * inverse) : 0;
+    for (size_t j = 0; j < n / n_sum; j++) {
+        int sum = 0;
+
+        for (size_t i = 0; i < n_sum; i++)
+            sum += q[j * n_sum + i];
+        sums[j] = (int16_t)sum;
+    }
+}
+
+static inline void quantize_row(const float *x, size_t k, enum act_kind kind, size_t block,
+                                size_t n_sum, uint8_t *ret_row) {
+    struct kern_acts acts = {.kind = kind, .k = (uint32_t)k, .data = ret_row};
+    float *d = (float *)(uintptr_t)kern_act_scales(&acts, 0);
+    int16_t *sums = (int16_t *)(uintptr_t)kern_act_sums(&acts, 0);
+
+    for (size_t b = 0; b < k / block; b++)
+        quantize_block(x + b * block, block, (int8_t *)ret_row + b * block, &d[b],
+                       sums + b * (block / n_sum), n_sum);
+}
+
+static void quantize_q8_32(const float *x, size_t k, uint8_t *ret_row) {
+    quantize_row(x, k, ACT_Q8_32, 32, 32, ret_row);
+}
+
+static void quantize_q8_256(const float *x, size_t k, uint8_t *ret_row) {
+    quantize_row(x, k, ACT_Q8_256, 256, 16, ret_row);
+}

@@ -1,0 +1,51 @@
+/* The tier's table: included last, with TIER_NAME and TIER_OPS set. */
+#include "engine/kern/tiers.h"
+
+const struct kern_ops TIER_OPS = {
+    .name = TIER_NAME,
+    .mul =
+        {
+            [KERN_F32] = math_mul_f32,
+            [KERN_F16] = math_mul_f16,
+            [KERN_BF16] = math_mul_bf16,
+            [KERN_Q4_0] = mul_q4_0,
+            [KERN_Q4_1] = mul_q4_1,
+            [KERN_Q5_0] = mul_q5_0,
+            [KERN_Q5_1] = mul_q5_1,
+            [KERN_Q8_0] = mul_q8_0,
+            [KERN_Q2_K] = mul_q2_k,
+            [KERN_Q3_K] = mul_q3_k,
+            [KERN_Q4_K] = mul_q4_k,
+            [KERN_Q5_K] = mul_q5_k,
+            [KERN_Q6_K] = mul_q6_k,
+        },
+    .dequantize =
+        {
+            [KERN_F32] = math_dequantize_f32,
+            [KERN_F16] = math_dequantize_f16,
+            [KERN_BF16] = math_dequantize_bf16,
+            [KERN_Q4_0] = dequantize_q4_0,
+            [KERN_Q4_1] = dequantize_q4_1,
+            [KERN_Q5_0] = dequantize_q5_0,
+            [KERN_Q5_1] = dequantize_q5_1,
+            [KERN_Q8_0] = dequantize_q8_0,
+            [KERN_Q2_K] = dequantize_q2_k,
+            [KERN_Q3_K] = dequantize_q3_k,
+            [KERN_Q4_K] = dequantize_q4_k,
+            [KERN_Q5_K] = dequantize_q5_k,
+            [KERN_Q6_K] = dequantize_q6_k,
+        },
+    .quantize_q8_32 = quantize_q8_32,
+    .quantize_q8_256 = quantize_q8_256,
+    .rms_norm = math_rms_norm,
+    .softmax = math_softmax,
+    .dot = math_dot,
+    .silu_mul = math_silu_mul,
+    .gelu_mul = math_gelu_mul,
+    .soft_cap = math_soft_cap,
+    .add_scaled = math_add_scaled,
+    .scale = math_scale,
+    .to_f16 = math_to_f16,
+    .from_f16 = math_from_f16,
+    .attend_page = math_attend_page,
+};
