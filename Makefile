@@ -9,7 +9,8 @@ VERSION := 0.1.0
 
 base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/file/file.c engine/file/gguf.c engine/file/map.c
-kern_SRC   :=
+kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/generic.c engine/kern/kern.c \
+              engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC :=
@@ -59,7 +60,12 @@ $(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd
                                  -DGROKD_SHARE_DIR='"$(SHAREDIR)"'
 
 # Instruction sets are chosen at run time; each of these files holds one, and exports its table only:
-# $(BUILD)/engine/kern/avx2.o: ISA := -mavx2 -mfma
+AVX2   := -O3 -mavx2 -mfma -mf16c
+AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+$(BUILD)/engine/kern/%.o: ISA := -O3
+$(BUILD)/engine/kern/avx2.o: ISA := $(AVX2)
+$(BUILD)/engine/kern/avx512.o: ISA := $(AVX512)
+$(BUILD)/engine/kern/vnni.o: ISA := $(AVX512) -mavx512vnni
 
 # Hostile bytes live here: no silent narrowing.
 $(BUILD)/engine/file/%.o: STRICT += -Wconversion -Wsign-conversion
