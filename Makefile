@@ -102,9 +102,13 @@ all: $(PROGRAMS) $(engine_OBJ) $(proto_OBJ)
 $(BUILD)/.deps: tests/deps
 	$(Q)tests/deps check build && mkdir -p $(@D) && touch $@
 
-FLAGS := $(subst ','\'',$(CC) $(STRICT) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS) $(PREFIX) $(SYSCONFDIR))
-$(BUILD)/.flags: .FORCE
-	$(Q)mkdir -p $(@D); printf '%s\n' '$(FLAGS)' | cmp -s - $@ || printf '%s\n' '$(FLAGS)' >$@
+FLAGS := $(subst ','\'',$(CC) $(STRICT) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS))
+PATHS := $(PREFIX) $(SYSCONFDIR)
+$(BUILD)/.flags: NOW = $(FLAGS)
+$(BUILD)/.paths: NOW = $(PATHS)
+$(BUILD)/.flags $(BUILD)/.paths: .FORCE
+	$(Q)mkdir -p $(@D); printf '%s\n' '$(NOW)' | cmp -s - $@ || printf '%s\n' '$(NOW)' >$@
+$(call obj,$(daemon_SRC)): $(BUILD)/.paths
 
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(BUILD)/.deps $(GEN_H)
 	$(call say,CC,$<)

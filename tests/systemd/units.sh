@@ -4,37 +4,43 @@
 . "$(dirname "$0")/../util/tap.sh"
 
 tree=$scratch/tree
-make -s -C "$root" BUILD="$build_name" DESTDIR="$tree" PREFIX=/usr install >"$scratch/install" 2>&1 ||
+make -s -C "$root" BUILD="$build_name" DESTDIR="$tree" install >"$scratch/install" 2>&1 ||
     cat "$scratch/install"
 
-verify() { # UNIT: in a tree of its own, so that this machine's units play no part
-    local units=$tree/usr/lib/systemd/system
-    # Our units name these; every systemd has them.
-    printf '[Unit]\n' >"$units/sockets.target"
-    printf '[Unit]\n' >"$units/multi-user.target"
-    for target in sysinit basic shutdown; do
-        printf '[Unit]\nDefaultDependencies=no\n' >"$units/$target.target"
-    done
-    ln -sf /dev/null "$units/-.mount" 2>/dev/null
-    sed -i "s|^ExecStart=/usr/bin|ExecStart=$tree/usr/bin|" "$units/grokd.service"
-    SYSTEMD_UNIT_PATH=$units systemd-analyze verify --man=no "$units/$1" 2>"$scratch/verify"
+# A unit path of its own, so that this machine's units play no part; ours name these targets.
+units=$scratch/units
+mkdir "$units"
+cp "$tree"/usr/local/lib/systemd/system/grokd.* "$units"
+sed -i "s|^ExecStart=|&$tree|" "$units/grokd.service"
+for target in sockets multi-user sysinit basic shutdown; do
+    printf '[Unit]\nDefaultDependencies=no\n' >"$units/$target.target"
+done
+
+verify() { # UNIT
+    SYSTEMD_UNIT_PATH=$units systemd-analyze verify --man=no "$units/$1" >"$scratch/verify" 2>&1
     local status=$?
     cat "$scratch/verify"
     [ "$status" = 0 ] && ! grep -q grokd "$scratch/verify"
 }
 
+misspelt() {
+    sed 's/^WatchdogSec=/WatchdgSec=/' "$units/grokd.service" >"$units/misspelt.service"
+    verify misspelt.service && ! grep -q misspelt "$scratch/verify"
+}
+
 exposure() {
-    systemd-analyze security --offline=true --threshold="$1" "$tree/usr/lib/systemd/system/grokd.service"
+    systemd-analyze security --offline=true --threshold="$1" "$units/grokd.service"
 }
 
 check "grokd.service verifies" verify grokd.service
 check "grokd.socket verifies" verify grokd.socket
+refuse "a misspelt setting is found" misspelt
 check "exposure is 0.5 at most" exposure 5
 refuse "the threshold is one that can be missed" exposure 1
 check "user and group are declared" systemd-sysusers --root="$tree" \
-    "$tree/usr/lib/sysusers.d/grokd.conf"
+    "$tree/usr/local/lib/sysusers.d/grokd.conf"
 check "user grokd came out of it" grep -q '^grokd:' "$tree/etc/passwd"
 check "directories are declared" systemd-tmpfiles --root="$tree" --create \
-    "$tree/usr/lib/tmpfiles.d/grokd.conf"
+    "$tree/usr/local/lib/tmpfiles.d/grokd.conf"
 check "the models' directory came out of it" test -d "$tree/var/lib/grokd/models"
 finish
