@@ -19,13 +19,15 @@ daemon_SRC :=
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8
-unit_engine_TESTS :=
+unit_engine_TESTS := unit/engine-file unit/engine-file-hostile
 unit_proto_TESTS  :=
 unit_client_TESTS :=
 unit_daemon_TESTS :=
 e2e_TESTS         :=
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        :=
+# One libFuzzer program each, see tests/fuzz/fuzz.h.
+fuzz_TESTS        := fuzz/gguf
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
 script_TESTS      :=
 once_TESTS        :=
@@ -203,6 +205,25 @@ asan:
 	@$(asan_MAKE) all tests-build
 	@tests/run $(asan_RUN)
 
+# ---- fuzzing ----
+
+FUZZ_SECONDS ?= 60
+fuzz_MAKE    := $(MAKE) BUILD=$(BUILD)/fuzz CC=clang SANITIZE=address,undefined,fuzzer-no-link
+fuzz_UTIL    := $(call obj,tests/fuzz/fuzz.c tests/util/gguf-write.c)
+
+$(call under,$(fuzz_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(fuzz_UTIL) $(engine_OBJ) $(proto_OBJ)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -pie -o $@ \
+	    $(sort $(filter %.o,$^)) $(engine_LIBS) $(proto_LIBS) $(LDLIBS)
+
+fuzz-build: $(call under,$(fuzz_TESTS))
+
+fuzz:
+	@tests/deps install build fuzz
+	@$(fuzz_MAKE) fuzz-build
+	@for t in $(fuzz_TESTS); do mkdir -p $(BUILD)/fuzz/corpus/$$t && $(BUILD)/fuzz/tests/$$t \
+	    -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(BUILD)/ $(BUILD)/fuzz/corpus/$$t || exit 1; done
+
 # ---- lint ----
 
 LINT := lint/layers.sh lint/headers.sh lint/format.sh lint/tidy.sh
@@ -266,6 +287,7 @@ help:
 ## make check       install the test dependencies and run every test, also under ASan and UBSan
 ## make test        the tests of the normal build alone
 ## make asan        the tests under ASan and UBSan alone
+## make fuzz        each parser under libFuzzer for FUZZ_SECONDS (60), needs clang
 ## make lint        layers, headers, formatting, clang-tidy, shellcheck, manual pages
 ## make format      clang-format every source file
 ## make install     to PREFIX (/usr/local) and SYSCONFDIR (/etc), below DESTDIR
@@ -276,7 +298,7 @@ clean:
 	rm -rf $(BUILD)
 
 .FORCE:
-.PHONY: all tests-build generated flags check test asan demo lint format install uninstall help clean .FORCE
+.PHONY: all fuzz fuzz-build tests-build generated flags check test asan demo lint format install uninstall help clean .FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
--include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -name '*.d' -print 2>/dev/null)
+-include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -path $(BUILD)/fuzz -prune -o -name '*.d' -print 2>/dev/null)
