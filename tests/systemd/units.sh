@@ -4,6 +4,7 @@
 . "$(dirname "$0")/../util/tap.sh"
 
 tree=$scratch/tree
+mkdir -p "$tree/etc"
 make -s -C "$root" BUILD="$build_name" DESTDIR="$tree" install >"$scratch/install" 2>&1 ||
     cat "$scratch/install"
 
