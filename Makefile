@@ -76,6 +76,8 @@ $(proto_SRC:%.c=$(BUILD)/%.o) $(proto_SRC:%.c=$(BUILD)/pic/%.o): STRICT += -Wcon
 # ---- rules ----
 
 Q   := $(if $(V),,@)
+MAKEFLAGS += --no-print-directory
+jobs = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 say  = $(if $(V),,@printf '  %-5s %s\n' '$1' '$2')
 obj  = $(patsubst %.c,$(BUILD)/%.o,$1)
 pic  = $(patsubst %.c,$(BUILD)/pic/%.o,$1)
@@ -183,12 +185,12 @@ $(call under,$(C_TESTS) $(tool_TESTS)):
 	$(link) $(test_LIBS) $(LDLIBS)
 
 # The same tree again with ASan and UBSan, under $(BUILD)/asan.
-asan_MAKE := $(MAKE) BUILD=$(BUILD)/asan SANITIZE=address,undefined
+asan_MAKE  = $(MAKE) $(jobs) BUILD=$(BUILD)/asan SANITIZE=address,undefined
 asan_RUN  := --slowness 6 --build $(BUILD)/asan $(C_TESTS) $(script_TESTS)
 
 check:
 	@tests/deps install build check
-	@$(MAKE) all tests-build
+	@$(MAKE) $(jobs) all tests-build
 	@$(asan_MAKE) all tests-build
 	@tests/run --build $(BUILD) $(C_TESTS) $(script_TESTS) $(once_TESTS) $(asan_RUN)
 
@@ -197,7 +199,7 @@ test: all tests-build
 
 demo:
 	@tests/deps install build
-	@$(MAKE) all
+	@$(MAKE) $(jobs) all
 	@GROKD_BUILD=$(BUILD) ASK="$(ASK)" engine/demo/run.sh
 
 asan:
@@ -230,7 +232,7 @@ LINT := lint/layers.sh lint/headers.sh lint/format.sh lint/tidy.sh
 
 lint:
 	@tests/deps install build lint
-	@$(MAKE) all tests-build
+	@$(MAKE) $(jobs) all tests-build
 	@tests/run --build $(BUILD) $(LINT)
 
 generated: $(GEN_H)

@@ -7,10 +7,11 @@
 socket=$scratch/grokd.sock
 grokd_log=$scratch/grokd.log
 grokd_pid=""
+grokd_under=() # a program to run it under
 
 start_grokd() {
     : >"$scratch/empty.conf"
-    "$build/grokd" --config "$scratch/empty.conf" --socket "$socket" "$@" 2>"$grokd_log" &
+    "${grokd_under[@]}" "$build/grokd" --config "$scratch/empty.conf" --socket "$socket" "$@" 2>"$grokd_log" &
     grokd_pid=$!
     # shellcheck disable=SC2064 # of the process started here
     trap "kill -9 $grokd_pid 2>/dev/null; rm -rf '$scratch'" EXIT
