@@ -6,6 +6,7 @@
 #include "tests/util/gguf-write.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
+#include "tests/util/tiny-model.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -245,6 +246,25 @@ static void test_demo_model(void) {
     assert(t->dims[0] == 256 && t->dims[1] == 256 && t->dims[2] == 8);
     assert(model_file_n_tensors(f) == 2 + 6 * 12);
     (void)model_file_close(f);
+}
+
+/* Every format that the kernels know, at its size in the file. */
+static void test_every_format(void) {
+    for (int type = 0; type < KERN_TYPE_N; type++) {
+        struct tiny_shape shape = tiny_shape_default("grok", (enum kern_type)type);
+        const struct kern_type_info *info = &kern_types[type];
+        const char *path = temp_path("%s.gguf", info->name);
+        const struct file_tensor *t;
+        ModelFile *f;
+
+        save_and_free(tiny_model(&shape), path);
+        f = open_good(path);
+        t = model_file_find(f, "blk.1.ffn_down_exps.weight");
+        assert(t && t->type == (enum kern_type)type && t->dims[2] == 4);
+        assert(t->row_bytes == shape.n_ff / info->block_values * info->block_bytes);
+        assert(t->n_bytes == t->row_bytes * shape.n_embd * 4);
+        (void)model_file_close(f);
+    }
 }
 
 /* ---- split models ---- */
@@ -724,6 +744,7 @@ static const struct test tests[] = {
     TEST(arrays),
     TEST(tensors),
     TEST(demo_model),
+    TEST(every_format),
     TEST(split_model),
     TEST(split_models_that_lie),
     TEST(merged_model),
