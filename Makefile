@@ -304,4 +304,4 @@ clean:
 .PHONY: all fuzz fuzz-build tests-build generated flags check test asan demo lint format install uninstall help clean .FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
--include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -path $(BUILD)/fuzz -prune -o -name '*.d' -print 2>/dev/null)
+-include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -path $(BUILD)/fuzz -prune -o -path $(BUILD)/fuzz -prune -o -name '*.d' -print 2>/dev/null)

@@ -4,6 +4,7 @@
 #include "base/macro.h"
 #include "engine/kern/tiers.h"
 
+#include <cpuid.h>
 #include <string.h>
 
 const struct kern_type_info kern_types[KERN_TYPE_N] = {
@@ -85,12 +86,18 @@ const char *const *kern_isa_names(void) {
     return names;
 }
 
+/* clang 14 has no name for it. */
+static bool cpu_has_f16c(void) {
+    unsigned a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 unsigned kern_isa_available(void) {
     unsigned bits = BIT(0);
 
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c())
         bits |= BIT(1);
     else
         return bits;

@@ -2,6 +2,7 @@
 #include "tests/util/tiny-model.h"
 
 #include "base/macro.h"
+#include "engine/kern/unpack.h"
 #include "tests/util/test.h"
 
 #include <math.h>
@@ -45,7 +46,7 @@ struct tiny_shape tiny_shape_default(const char *architecture, enum kern_type ty
 /* ---- weights ---- */
 
 static void put_f16(uint8_t *p, float value) {
-    _Float16 half = (_Float16)value;
+    uint16_t half = float_to_half(value);
 
     (void)memcpy(p, &half, sizeof(half));
 }
