@@ -191,6 +191,7 @@ asan_RUN  := --slowness 6 --build $(BUILD)/asan $(C_TESTS) $(script_TESTS)
 
 check:
 	@tests/deps install build check
+	@tests/deps install go || echo "grokd: no Go; its tests will be skipped"
 	@$(MAKE) $(jobs) all tests-build
 	@$(asan_MAKE) all tests-build
 	@tests/run --build $(BUILD) $(C_TESTS) $(script_TESTS) $(once_TESTS) $(asan_RUN)
