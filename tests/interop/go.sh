@@ -29,7 +29,7 @@ build_programs() {
 }
 
 command -v go >/dev/null || skip_all "no Go on this machine and none installed from Debian"
-export GOTOOLCHAIN=local GOFLAGS=-mod=mod
+export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=mod
 (cd "$root/tests/interop/go" && go mod download) >"$scratch/download" 2>&1 || {
     sed 's/^/# /' "$scratch/download"
     skip_all "Go's modules can't be downloaded"
