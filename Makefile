@@ -13,7 +13,7 @@ kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/generic.c engi
               engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
-client_SRC :=
+client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
 ctl_SRC    :=
 daemon_SRC :=
 

@@ -19,8 +19,8 @@
  *
  * Everything left as it is means "the daemon's default". Strings are UTF-8, NULL meaning "". A
  * request is copied before the function returns. Answers are structs of the library, always reached
- * through a pointer, so that fields can be added to them; their strings are never NULL. Bytes that
- * need not be UTF-8 have a length and, beyond it, a zero byte.
+ * through a pointer, so that fields can be added to them; strings and pointers in them are never
+ * NULL unless it is said. Bytes that need not be UTF-8 have a length and, beyond it, a zero byte.
  */
 #ifndef GROKD_H
 #define GROKD_H
@@ -31,6 +31,9 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
 #endif
 
 #define GROKD_SOCKET_DEFAULT "/run/grokd/grokd.sock"
@@ -460,6 +463,9 @@ struct grokd_event {
     const struct grokd_status_response *status;
 };
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif
