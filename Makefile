@@ -21,7 +21,7 @@ daemon_SRC :=
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := unit/engine-file unit/engine-file-hostile
 unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
-unit_client_TESTS :=
+unit_client_TESTS := unit/client-client
 unit_daemon_TESTS :=
 e2e_TESTS         :=
 # Programs for measuring, used by tests: the engine's side only.
