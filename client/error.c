@@ -9,16 +9,15 @@ _Static_assert((int)GROKD_UNAUTHENTICATED == (int)STATUS_UNAUTHENTICATED &&
                    (int)GROKD_NOT_FOUND == (int)STATUS_NOT_FOUND,
                "the public codes are the wire's");
 
-int set_error(struct grokd_error *error, int code, const char *format, ...) {
+void write_error(struct grokd_error *error, int code, const char *format, ...) {
     va_list args;
 
     if (!error)
-        return code;
+        return;
     error->code = code;
     va_start(args, format);
     (void)vsnprintf(error->text, sizeof(error->text), format, args);
     va_end(args);
-    return code;
 }
 
 int copy_error(struct grokd_error *error, const struct grokd_error *from) {

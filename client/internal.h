@@ -72,7 +72,8 @@ struct grokd_client {
 };
 
 /* error.c: fill *error (may be NULL) and return its code. */
-int set_error(struct grokd_error *error, int code, const char *format, ...) PRINTF_FORMAT(3, 4);
+#define set_error(error, code, ...) (write_error((error), (code), __VA_ARGS__), error_value(code))
+void write_error(struct grokd_error *error, int code, const char *format, ...) PRINTF_FORMAT(3, 4);
 int copy_error(struct grokd_error *error, const struct grokd_error *from);
 int out_of_memory(struct grokd_error *error);
 

@@ -351,6 +351,8 @@ static int wait_for_answer(grokd_call *call, struct answer **ret, struct grokd_e
         (void)answer_free(answer);
         return copy_error(error, &why);
     }
+    if (!answer)
+        return set_error(error, GROKD_INTERNAL, "grokd ended the call without an answer");
     *ret = answer;
     return GROKD_OK;
 }
@@ -358,9 +360,9 @@ static int wait_for_answer(grokd_call *call, struct answer **ret, struct grokd_e
 /* After grokd_begin_…(): `field` is the event's; the struct is the library's own memory. */
 #define FINISH(call, field, ret, error)                                                            \
     do {                                                                                           \
-        struct answer *_answer;                                                                    \
+        struct answer *_answer = NULL;                                                             \
         int _r = wait_for_answer((call), &_answer, (error));                                       \
-        if (_r == GROKD_OK)                                                                        \
+        if (_answer)                                                                               \
             *(ret) = MUTABLE(__typeof__(*(ret)), _answer->event.field);                            \
         return _r;                                                                                 \
     } while (0)
