@@ -27,9 +27,9 @@ e2e_TESTS         :=
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        :=
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
-fuzz_TESTS        := fuzz/gguf
+fuzz_TESTS        := fuzz/gguf fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
-script_TESTS      :=
+script_TESTS      := unit/client-library.sh
 once_TESTS        :=
 
 # ---- how it is compiled ----

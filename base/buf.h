@@ -19,7 +19,7 @@ static inline size_t buf_size(const Buf *b) {
 }
 
 static inline const uint8_t *buf_bytes(const Buf *b) {
-    return b->data + b->start;
+    return b->data ? b->data + b->start : NULL;
 }
 
 /* Makes room for n more bytes and gives where to write them; buf_commit() then adds those written.

@@ -15,8 +15,9 @@ typedef struct Cursor {
     const uint8_t *start, *at, *end; /* start <= at <= end; `start` gives offsets for messages */
 } Cursor;
 
+/* NULL is taken where n is 0. */
 static inline Cursor cursor_make(const void *bytes, size_t n) {
-    const uint8_t *p = bytes;
+    const uint8_t *p = bytes ? bytes : "";
 
     return (Cursor){.start = p, .at = p, .end = p + n};
 }
