@@ -60,7 +60,7 @@ struct codec_ops {
     /* Ends a call: unary success carries its message; a stream's success carries none (n 0);
      * a failure carries code and sentence. An answer that the wire can't carry or that the peer
      * leaves no room for is replaced by RESOURCE_EXHAUSTED. Both send functions return -ENOENT for
-     * a call that has ended or was given up, -ENOMEM. */
+     * a call that has ended or was given up. -ENOMEM from finish(): the connection has failed. */
     int (*finish)(void *state, uint64_t stream, enum status_code code, const char *sentence,
                   const uint8_t *bytes, size_t n);
     /* Bytes to write: a view of what is queued, valid until the next call; consumed by drained().

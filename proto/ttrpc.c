@@ -208,7 +208,9 @@ static int ttrpc_finish(void *state, uint64_t id, enum status_code code, const c
     else
         r = put_failure(t, stream->id, (int)code, sentence);
     free_stream(t, stream);
-    return r < 0 ? error_trace(r) : 0;
+    if (r < 0) /* without an ending the peer would wait for ever */
+        t->failed = error_trace(r);
+    return r;
 }
 
 static int ttrpc_send_message(void *state, uint64_t id, const uint8_t *bytes, size_t n) {

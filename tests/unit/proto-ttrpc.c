@@ -522,7 +522,7 @@ static void test_every_allocation_may_fail(void) {
         side_init(&s);
         r = little_dialogue(&s, n);
         alloc_fail_after(0);
-        assert(r == 0 || r == -ENOMEM);
+        assert(r == 0 || (r == -ENOMEM && ttrpc_codec.is_finished(s.codec)));
         side_deinit(&s);
         n++;
     } while (r < 0);
