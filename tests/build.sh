@@ -67,6 +67,34 @@ nothing_left() {
     return 0
 }
 
+sample() { # NAME LINE...: a test that prints these and exits with the last
+    mkdir -p "$scratch/b/tests"
+    printf '#!/bin/sh\nprintf "%%s\\n"' >"$scratch/b/tests/$1"
+    printf " '%s'" "${@:2:$#-2}" >>"$scratch/b/tests/$1"
+    printf '\n%s\n' "${@: -1}" >>"$scratch/b/tests/$1"
+    chmod +x "$scratch/b/tests/$1"
+}
+
+runner_counts() { # SUMMARY TEST...: what the runner's last line is for these
+    local summary=$1
+    shift
+    tests/run --build "$scratch/b" "$@" >"$scratch/run"
+    cat "$scratch/run"
+    [ "$(tail -n 1 "$scratch/run")" = "$summary" ]
+}
+
+sample good "ok 1 - a" "ok 2 - b # SKIP reason" "1..2" "exit 0"
+sample bad "ok 1 - a" "why" "not ok 2 - b" "1..2" "exit 1"
+sample short "ok 1 - a" "1..2" "exit 0"
+sample crashed "ok 1 - a" 'kill -SEGV $$'
+sample status "ok 1 - a" "1..1" "exit 1"
+sample empty "1..0" "exit 0"
+sample skipped "1..0 # SKIP reason" "exit 0"
+check "the runner adds up" runner_counts "6 passed, 5 failed, 3 skipped" \
+    good bad short crashed status empty skipped good
+refuse "it fails with a test" tests/run --build "$scratch/b" good bad
+refuse "it fails where nothing ran" tests/run --build "$scratch/b" skipped
+check "it succeeds otherwise" tests/run --build "$scratch/b" good
 check "building again does nothing" again
 check "missing packages are named at once" names_what_is_missing
 check "every target is in make help" every_target_has_help
