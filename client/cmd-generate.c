@@ -1,0 +1,312 @@
+/* grokctl generate: prints the continuation of a prompt as it comes. */
+#include "client/command.h"
+
+#include "base/macro.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LOGPROBS_MAX 20
+
+struct generate {
+    struct text_options text;
+    struct grokd_sampling sampling;
+    struct option_list stop, stop_tokens, banned, logit_bias;
+    bool echo, has_logprobs;
+};
+
+#define AT(field) offsetof(struct generate, field)
+#define NUMBER(field)                                                                              \
+    offsetof(struct generate, sampling.field), offsetof(struct generate, sampling.has_##field)
+
+static const struct option_row options[] = {
+    TEXT_FILE_ROW(struct generate, text),
+    {'n', "max-tokens", "N", "stop after N tokens", OPTION_U32, NUMBER(max_tokens)},
+    {'t', "temperature", "T", "sample with this temperature (0: greedy)", OPTION_FLOAT,
+     NUMBER(temperature)},
+    {0, "top-k", "K", "sample from the K most probable tokens (0: off)", OPTION_U32, NUMBER(top_k)},
+    {0, "top-p", "P", "sample from the best tokens that make up P (1: off)", OPTION_FLOAT,
+     NUMBER(top_p)},
+    {0, "min-p", "P", "sample from tokens at least P times the best (0: off)", OPTION_FLOAT,
+     NUMBER(min_p)},
+    {0, "repetition-penalty", "X", "divide the logits of tokens seen by X (1: off)", OPTION_FLOAT,
+     NUMBER(repetition_penalty)},
+    {0, "presence-penalty", "X", "subtract X for tokens generated before", OPTION_FLOAT,
+     NUMBER(presence_penalty)},
+    {0, "frequency-penalty", "X", "subtract X for each time generated", OPTION_FLOAT,
+     NUMBER(frequency_penalty)},
+    {0, "seed", "N", "the same seed gives the same text", OPTION_U64, NUMBER(seed)},
+    {0, "stop", "STRING", "end the text before STRING (repeatable)", OPTION_LIST, AT(stop), 0},
+    {0, "stop-token", "ID", "end the text at this token (repeatable)", OPTION_LIST, AT(stop_tokens),
+     0},
+    {0, "ban", "STRING", "never let STRING appear (repeatable)", OPTION_LIST, AT(banned), 0},
+    {0, "logit-bias", "ID=BIAS", "add BIAS to a token's logit (repeatable)", OPTION_LIST,
+     AT(logit_bias), 0},
+    {0, "logprobs", "N", "tell log-probabilities, and N alternatives", OPTION_U32,
+     AT(sampling.top_logprobs), AT(has_logprobs)},
+    {0, "ignore-eos", NULL, "go on after the end-of-text token", OPTION_FLAG,
+     AT(sampling.ignore_eos), 0},
+    {0, "include-stop", NULL, "keep the stop string in the text", OPTION_FLAG,
+     AT(sampling.include_stop), 0},
+    {0, "echo", NULL, "print the prompt before its continuation", OPTION_FLAG, AT(echo), 0},
+    TEXT_BOS_ROWS(struct generate, text),
+    TEXT_REQUEST_ROWS(struct generate, text),
+};
+
+/* ---- the request ---- */
+
+static int parse_bias(const char *text, struct grokd_logit_bias *ret) {
+    const char *equals = strchr(text, '=');
+    char id[16];
+    int r;
+
+    if (!equals || (size_t)(equals - text) >= sizeof(id))
+        return ctl_fail(EXIT_USAGE, "--logit-bias takes ID=BIAS, not '%s'", text);
+    (void)memcpy(id, text, (size_t)(equals - text));
+    id[equals - text] = '\0';
+    r = ctl_parse_i32("logit-bias", id, &ret->token);
+    return r != 0 ? r : ctl_parse_float("logit-bias", equals + 1, &ret->bias);
+}
+
+struct lists {
+    int32_t stop_tokens[OPTION_LIST_MAX];
+    struct grokd_logit_bias bias[OPTION_LIST_MAX];
+};
+
+static int fill_sampling(struct generate *g, struct lists *lists) {
+    struct grokd_sampling *s = &g->sampling;
+    int r = 0;
+
+    s->size = sizeof(*s);
+    s->logprobs = g->has_logprobs;
+    if (s->top_logprobs > LOGPROBS_MAX)
+        return ctl_fail(EXIT_USAGE, "--logprobs takes a number up to %d, not %u", LOGPROBS_MAX,
+                        s->top_logprobs);
+    for (size_t i = 0; i < g->stop_tokens.n && r == 0; i++)
+        r = ctl_parse_i32("stop-token", g->stop_tokens.values[i], &lists->stop_tokens[i]);
+    for (size_t i = 0; i < g->logit_bias.n && r == 0; i++)
+        r = parse_bias(g->logit_bias.values[i], &lists->bias[i]);
+    s->stop = g->stop.values;
+    s->n_stop = g->stop.n;
+    s->banned_strings = g->banned.values;
+    s->n_banned_strings = g->banned.n;
+    s->stop_token_ids = lists->stop_tokens;
+    s->n_stop_token_ids = g->stop_tokens.n;
+    s->logit_bias = lists->bias;
+    s->n_logit_bias = g->logit_bias.n;
+    return r;
+}
+
+/* ---- the answer ---- */
+
+/* What standard error shows while nothing comes yet; cleared before the first text. */
+struct progress {
+    bool wanted, shown;
+};
+
+static void progress_clear(struct progress *p) {
+    if (p->shown)
+        (void)fputs("\r\033[K", stderr);
+    p->shown = false;
+}
+
+static void progress_show(struct progress *p, const struct grokd_event *event) {
+    if (!p->wanted)
+        return;
+    if (event->queued)
+        (void)fprintf(stderr, "\rwaiting, %u request%s ahead\033[K", event->queued->position,
+                      event->queued->position == 1 ? "" : "s");
+    else if (event->prefill)
+        (void)fprintf(stderr, "\rreading the prompt: %u of %u tokens\033[K",
+                      event->prefill->done_tokens, event->prefill->total_tokens);
+    else
+        return;
+    p->shown = true;
+}
+
+static double rate(uint64_t n, uint64_t us) {
+    return us > 0 ? (double)n * 1e6 / (double)us : 0;
+}
+
+static void print_figures(const struct grokd_final *final) {
+    const struct grokd_usage *u = final->usage;
+
+    if (!u)
+        return;
+    (void)fprintf(stderr, "[%u prompt tokens in %.2f s, %.1f/s; %u generated in %.2f s, %.1f/s; ",
+                  u->prompt_tokens, (double)u->prefill_us / 1e6,
+                  rate(u->prompt_tokens, u->prefill_us), u->generated_tokens,
+                  (double)u->decode_us / 1e6,
+                  rate(u->generated_tokens > 0 ? u->generated_tokens - 1 : 0, u->decode_us));
+    if (u->queued_us >= 10000)
+        (void)fprintf(stderr, "waited %.2f s; ", (double)u->queued_us / 1e6);
+    if (u->seed != 0)
+        (void)fprintf(stderr, "seed %ju; ", (uintmax_t)u->seed);
+    (void)fprintf(stderr, "%s%s%s%s]\n", grokd_finish_reason_name(final->finish_reason),
+                  *final->stop ? " at '" : "", final->stop, *final->stop ? "'" : "");
+}
+
+static json_t *json_chunk(const struct grokd_chunk *c) {
+    json_t *o = json_pack("{s:o}", "text", ctl_json_text(c->text, strlen(c->text)));
+    json_t *ids = json_array();
+
+    for (size_t i = 0; i < c->n_token_ids; i++)
+        json_array_append_new(ids, json_integer(c->token_ids[i]));
+    json_object_set_new(o, "token_ids", ids);
+    if (c->n_logprobs > 0)
+        json_object_set_new(o, "logprobs", ctl_json_logprobs(c->logprobs, c->n_logprobs));
+    return o;
+}
+
+static int print_json_event(const struct grokd_event *e) {
+    json_t *o = json_pack("{s:I}", "seq", (json_int_t)e->seq);
+
+    if (*e->request_id)
+        json_object_set_new(o, "request_id", json_string(e->request_id));
+    if (*e->model)
+        json_object_set_new(o, "model", json_string(e->model));
+    if (e->queued)
+        json_object_set_new(o, "queued",
+                            json_pack("{s:I}", "position", (json_int_t)e->queued->position));
+    if (e->prefill)
+        json_object_set_new(o, "prefill",
+                            json_pack("{s:I, s:I}", "done_tokens",
+                                      (json_int_t)e->prefill->done_tokens, "total_tokens",
+                                      (json_int_t)e->prefill->total_tokens));
+    if (e->chunk)
+        json_object_set_new(o, "chunk", json_chunk(e->chunk));
+    if (e->final)
+        json_object_set_new(
+            o, "final",
+            json_pack("{s:s, s:s, s:I, s:o}", "finish_reason",
+                      grokd_finish_reason_name(e->final->finish_reason), "stop", e->final->stop,
+                      "total_events", (json_int_t)e->final->total_events, "usage",
+                      e->final->usage ? ctl_json_usage(e->final->usage) : json_null()));
+    return ctl_print_json(o);
+}
+
+struct answer {
+    const Ctl *ctl;
+    bool table;             /* log-probabilities in place of the text */
+    bool at_line_start;     /* what was printed ended with a newline */
+    uint32_t n_prompt_done; /* what a cancelled request had cost */
+    uint64_t n_chunk_tokens;
+    struct progress progress;
+};
+
+static int print_event(struct answer *a, const struct grokd_event *e) {
+    if (e->prefill)
+        a->n_prompt_done = e->prefill->done_tokens;
+    if (e->chunk)
+        a->n_chunk_tokens += e->chunk->n_token_ids;
+    if (a->ctl->json)
+        return print_json_event(e);
+    progress_show(&a->progress, e);
+    if (e->chunk) {
+        size_t n = strlen(e->chunk->text);
+
+        progress_clear(&a->progress);
+        if (a->table) {
+            ctl_print_logprobs(e->chunk->logprobs, e->chunk->n_logprobs);
+        } else if (n > 0) {
+            (void)fwrite(e->chunk->text, 1, n, stdout);
+            a->at_line_start = e->chunk->text[n - 1] == '\n';
+        }
+    }
+    if (e->final) {
+        progress_clear(&a->progress);
+        if (!a->at_line_start)
+            (void)putchar('\n');
+        if (!a->ctl->quiet) {
+            (void)fflush(stdout);
+            print_figures(e->final);
+        }
+    }
+    return ctl_flush();
+}
+
+static int end_failed(struct answer *a, const struct grokd_error *error) {
+    progress_clear(&a->progress);
+    if (!a->ctl->json && !a->at_line_start) {
+        (void)putchar('\n');
+        (void)fflush(stdout);
+    }
+    if (!ctl_interrupted())
+        return ctl_fail_call(a->ctl, error);
+    if (a->ctl->json)
+        (void)ctl_fail_call(a->ctl, error);
+    return ctl_fail(EXIT_INTERRUPTED, "cancelled after %u prompt tokens and %ju generated",
+                    a->n_prompt_done, (uintmax_t)a->n_chunk_tokens);
+}
+
+static int follow(Ctl *ctl, const struct generate *g, grokd_call *call) {
+    struct answer a = {
+        .ctl = ctl,
+        .table = g->has_logprobs && !ctl->json,
+        .at_line_start = true,
+        .progress = {.wanted = !ctl->quiet && !ctl->json && isatty(STDERR_FILENO)},
+    };
+    const struct grokd_event *event;
+    struct grokd_error error;
+    int got, r;
+
+    while ((got = ctl_next(call, &event, &error)) == GROKD_NEXT_EVENT) {
+        r = print_event(&a, event);
+        if (r != EXIT_OK)
+            return r;
+    }
+    return got == GROKD_NEXT_END ? EXIT_OK : end_failed(&a, &error);
+}
+
+static int run(Ctl *ctl, void *state, int argc, char **argv) {
+    struct grokd_generate_request request = GROKD_GENERATE_REQUEST_INIT;
+    CLEANUP(freep) struct lists *lists = calloc(1, sizeof(*lists));
+    CLEANUP(freep) int32_t *ids = NULL;
+    CLEANUP(freep) char *text = NULL;
+    struct generate *g = state;
+    struct grokd_error error;
+    grokd_call *call;
+    int r;
+
+    if (!lists)
+        return ctl_fail(EXIT_REFUSED, "out of memory");
+    r = fill_sampling(g, lists);
+    if (r != 0)
+        return r;
+    r = ctl_read_prompt(&g->text, argc, argv, &text, &ids, &request.n_tokens);
+    if (r != 0)
+        return r;
+    request.model = ctl->model;
+    request.text = text;
+    request.tokens = ids;
+    request.sampling = &g->sampling;
+    request.request_id = g->text.request_id;
+    request.timeout_ms = g->text.timeout_ms;
+    request.has_add_bos = g->text.bos || g->text.no_bos;
+    request.add_bos = g->text.bos;
+    request.parse_control = g->text.control;
+    request.echo = g->echo;
+    request.token_ids = true; /* counted for what a cancelled request had cost */
+    r = ctl_connect(ctl);
+    if (r != 0)
+        return r;
+    ctl_catch_interrupt();
+    if (grokd_begin_generate(ctl->client, &request, &call, &error) != GROKD_OK)
+        return ctl_fail_call(ctl, &error);
+    r = follow(ctl, g, call);
+    (void)grokd_call_free(call);
+    return r;
+}
+
+const struct command command_generate = {
+    .name = "generate",
+    .arguments = "[PROMPT]...",
+    .summary = "Print a model's continuation of a prompt",
+    .details = "The prompt is taken from the arguments, --file or standard input, and nothing is "
+               "added to it.",
+    .options = options,
+    .n_options = ARRAY_SIZE(options),
+    .run = run,
+    .state_size = sizeof(struct generate),
+};

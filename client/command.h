@@ -1,0 +1,153 @@
+/*
+ * grokctl's commands. One file a command (or a family), each exporting a `const struct command`;
+ * client/grokctl.c holds the table and the shared options.
+ */
+#pragma once
+
+#include "client/grokd.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* What grokctl exits with; grokctl(1) documents them. */
+enum exit_code {
+    EXIT_OK = 0,
+    EXIT_REFUSED = 1,      /* the daemon answered with an error, or the answer was cut short */
+    EXIT_USAGE = 2,        /* the command line, or a file it names, is wrong */
+    EXIT_UNREACHABLE = 3,  /* no daemon answers on the socket */
+    EXIT_OUTPUT = 4,       /* standard output could not be written */
+    EXIT_INTERRUPTED = 130 /* Ctrl-C */
+};
+
+/* Where a repeatable option keeps its values. */
+#define OPTION_LIST_MAX 256
+struct option_list {
+    const char *values[OPTION_LIST_MAX];
+    size_t n;
+};
+
+enum option_kind {
+    OPTION_COMMON,  /* of grokctl itself */
+    OPTION_FLAG,    /* bool */
+    OPTION_STRING,  /* const char * */
+    OPTION_LIST,    /* struct option_list */
+    OPTION_U32,     /* uint32_t */
+    OPTION_U64,     /* uint64_t */
+    OPTION_FLOAT,   /* float */
+    OPTION_SECONDS, /* uint32_t, milliseconds */
+};
+
+/* One option. The same row parses, prints --help, and is what the lint compares with the manual. */
+struct option_row {
+    char letter; /* 0: none */
+    const char *name;
+    const char *argument; /* NULL: takes none */
+    const char *help;
+    enum option_kind kind;
+    size_t at;  /* offset of the value in the command's state */
+    size_t has; /* offset of a bool that is set with it; 0: none */
+};
+
+typedef struct Ctl Ctl;
+
+struct command {
+    const char *name;
+    const char *arguments; /* after the options, for the usage line */
+    const char *summary;   /* one line */
+    const char *details;   /* for `grokctl COMMAND --help`, may be NULL */
+    const struct option_row *options;
+    size_t n_options;
+    /* The rest of the command line; returns an exit code. */
+    int (*run)(Ctl *ctl, void *state, int argc, char **argv);
+    size_t state_size; /* of the zero-filled `state` that the options fill; its first field is no
+                          `has` */
+};
+
+extern const struct command command_generate, command_score, command_tokenize, command_detokenize,
+    command_models, command_show, command_load, command_unload, command_status, command_cancel;
+
+/* What every command gets. Owner: main(). */
+struct Ctl {
+    const struct command *command;
+    const char *socket_path; /* NULL: the library's default */
+    const char *model;       /* "": the daemon's default */
+    bool json, quiet;
+    grokd_client *client; /* NULL until ctl_connect() */
+};
+
+/* ---- helpers shared by the commands (client/ctl.c) ---- */
+
+/* Connects once; says on standard error why not. Returns 0 or EXIT_UNREACHABLE. */
+int ctl_connect(Ctl *ctl);
+/* "grokctl: sentence" on standard error. Returns `code`, so that `return ctl_fail(...)` works. */
+int ctl_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same for a failed call: the daemon's own sentence, or in --json an object with code and
+ * message. */
+int ctl_fail_call(const Ctl *ctl, const struct grokd_error *error);
+/* Waits for the next event of a call; Ctrl-C cancels the call once and goes on waiting for its end.
+ * As grokd_call_next(), but never GROKD_NEXT_WAIT. */
+int ctl_next(grokd_call *call, const struct grokd_event **ret_event, struct grokd_error *error);
+/* Prints the object as one line and releases it. Returns EXIT_OK or EXIT_OUTPUT. */
+int ctl_print_json(json_t *object);
+/* Flushes standard output. Returns EXIT_OK or EXIT_OUTPUT. */
+int ctl_flush(void);
+/* Text for a command: the arguments joined by spaces; `path` where given ("-": standard input);
+ * standard input where neither is there. *ret is malloc()ed. */
+int ctl_read_text(const char *path, int argc, char **argv, char **ret);
+/* Token ids separated by blanks or commas. *ret is malloc()ed. */
+int ctl_parse_ids(const char *text, int32_t **ret, size_t *ret_n);
+/* The options by which a text is given, shared by the commands that take one. */
+struct text_options {
+    const char *file;
+    bool tokens, bos, no_bos, control;
+    uint32_t timeout_ms;
+    const char *request_id;
+};
+#define TEXT_FILE_ROW(s, f)                                                                        \
+    {                                                                                              \
+        'f', "file", "PATH", "read the text from a file (-: standard input)", OPTION_STRING,       \
+            offsetof(s, f.file), 0                                                                 \
+    }
+#define TEXT_BOS_ROWS(s, f)                                                                        \
+    {0, "bos", NULL, "begin with the begin-of-text token", OPTION_FLAG, offsetof(s, f.bos), 0},    \
+        {0, "no-bos", NULL, "never begin with it", OPTION_FLAG, offsetof(s, f.no_bos), 0}, {       \
+        0, "control", NULL, "let control pieces in the text match", OPTION_FLAG,                   \
+            offsetof(s, f.control), 0                                                              \
+    }
+#define TEXT_REQUEST_ROWS(s, f)                                                                    \
+    {0, "tokens", NULL, "the text is a list of token ids", OPTION_FLAG, offsetof(s, f.tokens), 0}, \
+        {0,                                                                                        \
+         "timeout",                                                                                \
+         "SECONDS",                                                                                \
+         "give up after so long",                                                                  \
+         OPTION_SECONDS,                                                                           \
+         offsetof(s, f.timeout_ms),                                                                \
+         0},                                                                                       \
+    {                                                                                              \
+        0, "request-id", "ID", "a name by which `cancel` finds the request", OPTION_STRING,        \
+            offsetof(s, f.request_id), 0                                                           \
+    }
+/* Reads the text, and turns it into ids with --tokens (else *ret_ids is NULL). Both are malloc()ed.
+ */
+int ctl_read_prompt(const struct text_options *o, int argc, char **argv, char **ret_text,
+                    int32_t **ret_ids, size_t *ret_n_ids);
+
+/* Numbers from the command line; EXIT_USAGE names the option and the text that is not one. */
+int ctl_parse_u32(const char *option, const char *text, uint32_t *ret);
+int ctl_parse_u64(const char *option, const char *text, uint64_t *ret);
+int ctl_parse_i32(const char *option, const char *text, int32_t *ret);
+int ctl_parse_float(const char *option, const char *text, float *ret);
+/* "12.4 MB", "314.0 B": three or four significant digits with a decimal unit. */
+const char *ctl_human(double value, const char *unit, char buffer[32]);
+/* The fields that several answers share. */
+json_t *ctl_json_summary(const struct grokd_model_summary *m);
+json_t *ctl_json_usage(const struct grokd_usage *u);
+json_t *ctl_json_logprobs(const struct grokd_token_logprobs *tokens, size_t n);
+/* A line a token: log-probability, id, text, then the alternatives. */
+void ctl_print_logprobs(const struct grokd_token_logprobs *tokens, size_t n);
+/* A string that JSON can hold: bytes that are not UTF-8 become U+FFFD. */
+json_t *ctl_json_text(const char *bytes, size_t n);
+/* Ctrl-C: the first sets the flag and interrupts a blocking wait, a second ends the program. */
+void ctl_catch_interrupt(void);
+bool ctl_interrupted(void);
