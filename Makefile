@@ -14,7 +14,8 @@ kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/generic.c engi
 proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
-ctl_SRC    :=
+ctl_SRC    := client/cmd-generate.c client/cmd-models.c client/cmd-status.c client/cmd-text.c \
+              client/ctl.c client/grokctl.c
 daemon_SRC :=
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
@@ -47,7 +48,7 @@ pkg_cflags = $(shell pkg-config --cflags $1 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $1 2>/dev/null)
 
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DGROKD_VERSION='"$(VERSION)"' \
-            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd)
+            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd jansson)
 STRICT   := -std=gnu17 -fno-common -fvisibility=hidden -fno-math-errno -ffp-contract=off \
             $(WARNINGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,$(HARDEN))
 LDFLAGS  += -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
@@ -55,6 +56,7 @@ LDLIBS   += -lpthread -lm
 
 engine_LIBS := $(call pkg_libs,openblas)
 proto_LIBS  := $(call pkg_libs,libprotobuf-c)
+ctl_LIBS    := $(call pkg_libs,jansson) $(proto_LIBS)
 daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)
 
 # Where an installed grokd finds its configuration and the demo model.
@@ -140,7 +142,7 @@ $(BUILD)/grokd: $(BUILD)/daemon/main.o $(daemon_OBJ)
 
 $(BUILD)/grokctl: $(call obj,$(ctl_SRC)) $(client_OBJ)
 	$(call say,LINK,$@)
-	$(link) $(proto_LIBS) $(LDLIBS)
+	$(link) $(ctl_LIBS) $(LDLIBS)
 
 $(BUILD)/$(LIB): $(lib_OBJ) client/libgrokd.sym
 	$(call say,LINK,$@)

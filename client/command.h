@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "base/error.h"
 #include "client/grokd.h"
 
 #include <jansson.h>
@@ -81,7 +82,8 @@ struct Ctl {
 /* Connects once; says on standard error why not. Returns 0 or EXIT_UNREACHABLE. */
 int ctl_connect(Ctl *ctl);
 /* "grokctl: sentence" on standard error. Returns `code`, so that `return ctl_fail(...)` works. */
-int ctl_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define ctl_fail(code, ...) (ctl_complain(__VA_ARGS__), error_value(code))
+void ctl_complain(const char *format, ...) PRINTF_FORMAT(1, 2);
 /* The same for a failed call: the daemon's own sentence, or in --json an object with code and
  * message. */
 int ctl_fail_call(const Ctl *ctl, const struct grokd_error *error);

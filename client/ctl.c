@@ -33,7 +33,7 @@ bool ctl_interrupted(void) {
     return interrupted != 0;
 }
 
-int ctl_fail(int code, const char *format, ...) {
+void ctl_complain(const char *format, ...) {
     va_list args;
 
     (void)fflush(stdout);
@@ -42,7 +42,6 @@ int ctl_fail(int code, const char *format, ...) {
     (void)vfprintf(stderr, format, args);
     va_end(args);
     (void)fputc('\n', stderr);
-    return code;
 }
 
 int ctl_flush(void) {

@@ -140,6 +140,7 @@ static int set_option(const struct option_row *row, char *state, const char *val
     float seconds;
     int r = 0;
 
+    assert(state);
     switch (row->kind) {
     case OPTION_COMMON:
         break;
