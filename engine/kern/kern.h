@@ -134,3 +134,7 @@ struct kern_ops {
 const struct kern_ops *kern_select(const char *isa_max);
 const char *const *kern_isa_names(void); /* NULL-ended, slowest first */
 unsigned kern_isa_available(void);       /* bits in that order */
+
+/* The same product for F32, F16 and BF16 weights through OpenBLAS: for many rows, and where bits
+ * may depend on how many. */
+void kern_gemm_float(const struct kern_ops *kern, enum kern_type type, const struct kern_mul *m);

@@ -1,0 +1,163 @@
+/* See attn.h. */
+#include "engine/attn.h"
+
+#include "engine/seq.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- rotary position embedding (Su et al. 2021) ---- */
+
+/*
+ * The angles are computed in double from + − × ÷ alone, because libm may give another last bit on
+ * another CPU. e^x by reduction to |r| <= ln 2 / 2 and a Taylor polynomial, ln x by the atanh
+ * series, cos and sin by reduction to |r| <= π/4 with π/2 in two parts (exact enough below 2^24
+ * positions) and Taylor polynomials. Each is within a few 1e-16 of the truth, far below the float
+ * that is kept.
+ */
+static double natural_log(double x) {
+    double m, z, z2, sum = 0;
+    int e;
+
+    m = frexp(x, &e);
+    if (m < 0.70710678118654752) {
+        m *= 2;
+        e--;
+    }
+    z = (m - 1) / (m + 1);
+    z2 = z * z;
+    for (int i = 23; i >= 1; i -= 2)
+        sum = sum * z2 + 1.0 / i;
+    return 2 * z * sum + e * 0.69314718055994531;
+}
+
+static double exponential(double x) {
+    double n = rint(x * 1.4426950408889634), r, p = 1, term = 1;
+
+    r = (x - n * 0.69314718036912382) - n * 1.9082149292705877e-10;
+    for (int i = 1; i <= 15; i++) {
+        term = term * r / i;
+        p = p + term;
+    }
+    return ldexp(p, (int)n);
+}
+
+static void cos_sin(double angle, float *ret_cos, float *ret_sin) {
+    double n = rint(angle * 0.63661977236758138), r, r2, c = 1, s, term = 1;
+    int quarter = (int)fmod(n, 4);
+
+    r = (angle - n * 1.5707963267341256) - n * 6.0771005065061922e-11;
+    r2 = r * r;
+    for (int i = 2; i <= 18; i += 2) {
+        term = -term * r2 / (i * (i - 1));
+        c = c + term;
+    }
+    s = term = r;
+    for (int i = 3; i <= 19; i += 2) {
+        term = -term * r2 / (i * (i - 1));
+        s = s + term;
+    }
+    *ret_cos = (float)(quarter == 0 ? c : quarter == 1 ? -s : quarter == 2 ? -c : s);
+    *ret_sin = (float)(quarter == 0 ? s : quarter == 1 ? c : quarter == 2 ? -s : -c);
+}
+
+void attn_prepare_rope(const GkEngine *e, uint32_t i_row) {
+    const Shape *s = &e->shape;
+    double position = (double)e->scratch.rows[i_row].position / (double)s->rope_scale;
+    double step = exponential(-2.0 / s->n_rot * natural_log((double)s->rope_base)), frequency = 1;
+    size_t n = s->n_rot / 2;
+
+    for (size_t i = 0; i < n; i++) {
+        cos_sin(position * frequency, &e->scratch.rope_cos[i_row * n + i],
+                &e->scratch.rope_sin[i_row * n + i]);
+        frequency *= step;
+    }
+}
+
+/* Turns pair i of a head: features (2i, 2i+1) where interleaved, (i, i + n_rot/2) for halves. */
+static void rotate(const GkEngine *e, uint32_t i_row, float *head) {
+    size_t n = e->shape.n_rot / 2;
+    const float *c = e->scratch.rope_cos + i_row * n, *s = e->scratch.rope_sin + i_row * n;
+    bool interleaved = e->manifest.rope_pairing == ROPE_INTERLEAVED;
+
+    for (size_t i = 0; i < n; i++) {
+        float *a = interleaved ? &head[2 * i] : &head[i],
+              *b = interleaved ? &head[2 * i + 1] : &head[i + n];
+        float x = *a, y = *b;
+
+        *a = x * c[i] - y * s[i];
+        *b = y * c[i] + x * s[i];
+    }
+}
+
+/* ---- the cache ---- */
+
+static void store(const GkEngine *e, void *slice, uint32_t position, const float *head) {
+    uint32_t n = e->shape.head_size;
+    size_t at = (size_t)(position % KV_PAGE_POSITIONS) * n;
+
+    if (e->kv.type == GK_KV_F32)
+        (void)memcpy((float *)slice + at, head, n * sizeof(float));
+    else
+        e->kern->to_f16(head, (uint16_t *)slice + at, n);
+}
+
+void attn_rotate_and_store(const GkEngine *e, uint32_t i_layer, uint32_t i_row,
+                           uint32_t i_kv_head) {
+    const Shape *s = &e->shape;
+    const struct row *row = &e->scratch.rows[i_row];
+    uint32_t page = row->seq->pages[row->position / KV_PAGE_POSITIONS],
+             group = s->n_heads / s->n_kv_heads;
+    float *k = e->scratch.k + ((size_t)i_row * s->n_kv_heads + i_kv_head) * s->head_size;
+    float *v = e->scratch.v + ((size_t)i_row * s->n_kv_heads + i_kv_head) * s->head_size;
+    float *q = e->scratch.q + ((size_t)i_row * s->n_heads + i_kv_head * group) * s->head_size;
+    float scale = e->manifest.attention_scale;
+
+    if (scale == 0)
+        scale = 1.0f / sqrtf((float)s->head_size);
+    for (uint32_t i = 0; i < group; i++)
+        rotate(e, i_row, q + (size_t)i * s->head_size);
+    e->kern->scale(q, scale, (size_t)group * s->head_size);
+    rotate(e, i_row, k);
+    store(e, kv_keys(&e->kv, page, i_layer, i_kv_head), row->position, k);
+    store(e, kv_values(&e->kv, page, i_layer, i_kv_head), row->position, v);
+}
+
+/* ---- attention ---- */
+
+void attn_attend(const GkEngine *e, uint32_t i_layer, uint32_t i_row, uint32_t i_kv_head,
+                 void *scratch) {
+    const Shape *s = &e->shape;
+    const struct row *row = &e->scratch.rows[i_row];
+    uint32_t group = s->n_heads / s->n_kv_heads, n_visible = row->position + 1;
+    size_t at = ((size_t)i_row * s->n_heads + i_kv_head * group) * s->head_size;
+    float most[HEADS_PER_KV_MAX], sum[HEADS_PER_KV_MAX];
+    struct kern_attend a = {
+        .q = e->scratch.q + at,
+        .q_stride = s->head_size,
+        .n_q = group,
+        .head_size = s->head_size,
+        .f32 = e->kv.type == GK_KV_F32,
+        .cap = e->manifest.attention_cap,
+        .max = most,
+        .sum = sum,
+        .acc = e->scratch.attended + at,
+        .scratch = scratch,
+    };
+
+    for (uint32_t i = 0; i < group; i++) {
+        most[i] = -INFINITY;
+        sum[i] = 0;
+    }
+    (void)memset(a.acc, 0, (size_t)group * s->head_size * sizeof(float));
+    for (uint32_t begin = 0; begin < n_visible; begin += KV_PAGE_POSITIONS) {
+        uint32_t page = row->seq->pages[begin / KV_PAGE_POSITIONS];
+
+        a.k = kv_keys(&e->kv, page, i_layer, i_kv_head);
+        a.v = kv_values(&e->kv, page, i_layer, i_kv_head);
+        a.n_positions = MIN(n_visible - begin, (uint32_t)KV_PAGE_POSITIONS);
+        e->kern->attend_page(&a);
+    }
+    for (uint32_t i = 0; i < group; i++)
+        e->kern->scale(a.acc + (size_t)i * s->head_size, 1.0f / sum[i], s->head_size);
+}

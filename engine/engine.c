@@ -1,0 +1,223 @@
+/* The boundary: opening and closing, and what gk_step() does around the forward pass. See engine.h.
+ */
+#include "base/alloc.h"
+#include "engine/bind.h"
+#include "engine/info.h"
+#include "engine/internal.h"
+#include "engine/seq.h"
+#include "engine/step.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ROWS_DEFAULT      512
+#define ROWS_MAX          65536
+#define SEQUENCES_DEFAULT 64
+#define SEQUENCES_MAX     65536
+
+/* OpenBLAS pays from so many rows on (measured with tests/bench; below it our own kernels read
+ * less). */
+#define BLAS_ROWS_MIN 16
+
+/* ---- opening ---- */
+
+static int set_limits(GkEngine *e, const struct gk_options *o, Error *reterr) {
+    struct gk_model_info *i = &e->info;
+    uint64_t kv_bytes = o->kv_bytes_max;
+
+    i->n_rows_max = o->n_rows_max ? o->n_rows_max : ROWS_DEFAULT;
+    i->n_sequences_max = o->n_sequences_max ? o->n_sequences_max : SEQUENCES_DEFAULT;
+    i->n_context_max =
+        o->n_context_max ? MIN(o->n_context_max, e->shape.n_context) : e->shape.n_context;
+    if (i->n_rows_max > ROWS_MAX)
+        return error_set(reterr, GK_E_INVALID, "%u rows a step are more than %d", i->n_rows_max,
+                         ROWS_MAX);
+    if (i->n_sequences_max > SEQUENCES_MAX)
+        return error_set(reterr, GK_E_INVALID, "%u sequences are more than %d", i->n_sequences_max,
+                         SEQUENCES_MAX);
+    if (kv_bytes == 0)
+        kv_bytes = kv_bytes_per_position(&e->shape, o->kv_type) *
+                   ((uint64_t)(i->n_context_max + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS *
+                    KV_PAGE_POSITIONS);
+    return kv_pool_init(&e->kv, &e->shape, o->kv_type, kv_bytes, reterr);
+}
+
+static int check_vocab(const GkEngine *e, Error *reterr) {
+    if (tokenizer_n_vocab(e->tokenizer) == e->shape.n_vocab)
+        return 0;
+    return error_set(reterr, GK_E_FILE,
+                     "the tokenizer has %u pieces, but tensor token_embd.weight has %u rows",
+                     tokenizer_n_vocab(e->tokenizer), e->shape.n_vocab);
+}
+
+static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
+    int r;
+
+    e->kern = kern_select(o->isa);
+    if (!e->kern)
+        return error_set(reterr, GK_E_INVALID,
+                         "this CPU has no instruction set '%s', or there is none of that name",
+                         o->isa);
+    if ((r = model_file_open(&e->file, o->path, reterr)) != 0 ||
+        (r = bind_shape(e->file, &e->manifest, &e->shape, reterr)) != 0 ||
+        (r = bind_weights(e->file, &e->manifest, &e->shape, &e->weights, reterr)) != 0 ||
+        (r = tokenizer_from_gguf(&e->tokenizer, e->file, reterr)) != 0 ||
+        (r = check_vocab(e, reterr)) != 0 || (r = set_limits(e, o, reterr)) != 0)
+        return r;
+    r = scratch_init(&e->scratch, &e->shape, &e->weights, e->info.n_rows_max,
+                     gk_pool_n_threads(e->pool));
+    if (r != 0)
+        return error_set(reterr, r, "out of memory for steps of %u rows", e->info.n_rows_max);
+    r = info_init(e);
+    if (r != 0)
+        return error_set(reterr, r, "out of memory");
+    if (o->preload)
+        model_file_preload(e->file, o->on_progress, o->userdata);
+    if (model_file_is_lost(e->file))
+        return error_set(reterr, GK_E_FILE, "the file changed or failed while it was read");
+    return 0;
+}
+
+int gk_engine_open(GkEngine **ret, const struct gk_options *options, Error *reterr) {
+    CLEANUP(gk_engine_closep) GkEngine *e = alloc_new(GkEngine);
+    int r;
+
+    if (!e)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    list_init(&e->sequences);
+    e->pool = options->pool;
+    e->exact_floats = options->exact_floats;
+    r = open_parts(e, options, reterr);
+    if (r != 0) {
+        error_prefix(reterr, "%s", options->path);
+        return r;
+    }
+    *ret = take_ptr(e);
+    return 0;
+}
+
+GkEngine *gk_engine_close(GkEngine *e) {
+    if (!e)
+        return NULL;
+    assert(list_is_empty(&e->sequences));
+    scratch_deinit(&e->scratch, gk_pool_n_threads(e->pool));
+    kv_pool_deinit(&e->kv);
+    weights_deinit(&e->weights);
+    (void)tokenizer_free(e->tokenizer);
+    (void)model_file_close(e->file);
+    for (size_t i = 0; i < ARRAY_SIZE(e->strings); i++)
+        free(e->strings[i]);
+    free(e);
+    return NULL;
+}
+
+/* ---- immutable ---- */
+
+const struct gk_model_info *gk_engine_info(const GkEngine *e) {
+    return &e->info;
+}
+
+bool gk_engine_is_lost(const GkEngine *e) {
+    return atomic_load_explicit(&e->lost, memory_order_acquire) || model_file_is_lost(e->file);
+}
+
+int gk_tokenize(const GkEngine *e, const char *text, size_t n_text, unsigned flags, size_t n_max,
+                int32_t **ret_tokens, size_t *ret_n, Error *reterr) {
+    return tokenizer_encode(e->tokenizer, text, n_text, flags, n_max, ret_tokens, ret_n, reterr);
+}
+
+int gk_detokenize(const GkEngine *e, const int32_t *tokens, size_t n, bool control, char **ret_text,
+                  size_t *ret_n, Error *reterr) {
+    return tokenizer_decode(e->tokenizer, tokens, n, control, ret_text, ret_n, reterr);
+}
+
+const char *gk_token_text(const GkEngine *e, int32_t token, size_t *ret_n) {
+    return tokenizer_piece(e->tokenizer, token, ret_n);
+}
+
+unsigned gk_isa_available(void) {
+    return kern_isa_available();
+}
+
+const char *const *gk_isa_names(void) {
+    return kern_isa_names();
+}
+
+uint64_t gk_engine_heartbeat(const GkEngine *e) {
+    return atomic_load_explicit(&e->heartbeat, memory_order_relaxed);
+}
+
+void gk_engine_kv_pages(const GkEngine *e, uint64_t *ret_free, uint64_t *ret_total) {
+    *ret_free = e->kv.n_free;
+    *ret_total = e->kv.n_pages;
+}
+
+void gk_engine_observe(GkEngine *e, const struct gk_observer *observer) {
+    e->observer = observer ? *observer : (struct gk_observer){0};
+}
+
+/* ---- products ---- */
+
+void engine_mul(const GkEngine *e, const struct weight *w, uint32_t begin,
+                const struct kern_mul *m) {
+    struct kern_mul part = *m;
+
+    part.w = w->data + begin * w->row_bytes;
+    part.row_bytes = w->row_bytes;
+    if (kern_types[w->type].act == ACT_F32 && !e->exact_floats && m->n_rows >= BLAS_ROWS_MIN)
+        kern_gemm_float(e->kern, w->type, &part);
+    else
+        e->kern->mul[w->type](&part);
+}
+
+/* ---- the step ---- */
+
+static uint32_t fill_rows(GkEngine *e, const struct gk_plan *plan) {
+    Scratch *s = &e->scratch;
+    uint32_t n = 0;
+
+    for (size_t i = 0; i < plan->n; i++) {
+        GkSeq *seq = plan->rows[i].seq;
+
+        assert(seq->engine == e && plan->rows[i].n_rows > 0 &&
+               plan->rows[i].n_rows <= gk_seq_n_pending(seq));
+        assert(plan->rows[i].n_rows <= e->info.n_rows_max - n);
+        for (uint32_t j = 0; j < plan->rows[i].n_rows; j++) {
+            size_t position = seq->n_done + j;
+
+            s->rows[n++] = (struct row){.seq = seq,
+                                        .position = (uint32_t)position,
+                                        .token = seq->tokens[position],
+                                        .wants_logits = seq_wants_logits(seq, position)};
+        }
+    }
+    return n;
+}
+
+static int fail_all(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_results) {
+    atomic_store_explicit(&e->lost, true, memory_order_release);
+    for (size_t i = 0; i < plan->n; i++) {
+        plan->rows[i].seq->finish = GK_FINISH_FAILED;
+        ret_results[i] = (struct gk_result){
+            .seq = plan->rows[i].seq, .finish = GK_FINISH_FAILED, .text = "", .stop = ""};
+    }
+    return GK_E_DATA_LOSS;
+}
+
+int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_results) {
+    struct forward f = {.engine = e};
+
+    if (gk_engine_is_lost(e))
+        return fail_all(e, plan, ret_results);
+    f.n_rows = fill_rows(e, plan);
+    for (uint32_t i = 0; i < f.n_rows; i++)
+        if (e->scratch.rows[i].wants_logits || e->observer.on_row)
+            e->scratch.logit_rows[f.n_logit_rows++] = i;
+    if (f.n_rows > 0)
+        pool_run(e->pool, step_forward, &f);
+    if (gk_engine_is_lost(e))
+        return fail_all(e, plan, ret_results);
+    for (size_t i = 0; i < plan->n; i++)
+        seq_finish_step(plan->rows[i].seq, plan->rows[i].n_rows, &ret_results[i]);
+    return 0;
+}

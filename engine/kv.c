@@ -1,0 +1,71 @@
+/* See kv.h. */
+#include "engine/kv.h"
+
+#include "base/alloc.h"
+#include "base/checked.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+uint64_t kv_bytes_per_position(const Shape *s, enum gk_kv_type type) {
+    return 2ull * s->n_layers * s->n_kv_heads * s->head_size * kv_value_bytes(type);
+}
+
+int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_bytes_max,
+                 Error *reterr) {
+    uint64_t page_bytes = kv_bytes_per_position(s, type) * KV_PAGE_POSITIONS, n_pages, n_bytes;
+    void *memory;
+
+    n_pages = MIN(n_bytes_max / page_bytes, (uint64_t)UINT32_MAX);
+    if (n_pages == 0)
+        return error_set(reterr, GK_E_INVALID,
+                         "a KV budget of %llu bytes holds no page: one takes %llu (64 positions)",
+                         (unsigned long long)n_bytes_max, (unsigned long long)page_bytes);
+    if (!checked_mul(n_pages, page_bytes, &n_bytes))
+        return error_set(reterr, GK_E_INVALID, "a KV budget of %llu bytes is too large",
+                         (unsigned long long)n_bytes_max);
+    kv->type = type;
+    kv->n_kv_heads = s->n_kv_heads;
+    kv->slice_bytes = (size_t)KV_PAGE_POSITIONS * s->head_size * kv_value_bytes(type);
+    kv->page_bytes = page_bytes;
+    kv->free_pages = alloc_array(n_pages, sizeof(*kv->free_pages));
+    if (!kv->free_pages)
+        return error_set(reterr, -ENOMEM, "out of memory for a table of %llu KV pages",
+                         (unsigned long long)n_pages);
+    memory = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        return error_set(reterr, -errno, "can't map %llu bytes for the KV cache: %m",
+                         (unsigned long long)n_bytes);
+    (void)madvise(memory, n_bytes, MADV_HUGEPAGE);
+    kv->memory = memory;
+    kv->n_memory_bytes = n_bytes;
+    kv->n_pages = (uint32_t)n_pages;
+    /* The stack gives low pages first, so that a quiet daemon touches little memory. */
+    for (uint32_t i = 0; i < kv->n_pages; i++)
+        kv->free_pages[i] = kv->n_pages - 1 - i;
+    kv->n_free = kv->n_pages;
+    return 0;
+}
+
+void kv_pool_deinit(KvPool *kv) {
+    assert(kv->n_free == kv->n_pages);
+    if (kv->memory)
+        (void)munmap(kv->memory, kv->n_memory_bytes);
+    free(kv->free_pages);
+    *kv = (KvPool){0};
+}
+
+bool kv_pool_take(KvPool *kv, size_t n, uint32_t *ret_pages) {
+    if (n > kv->n_free)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        ret_pages[i] = kv->free_pages[--kv->n_free];
+    return true;
+}
+
+void kv_pool_give(KvPool *kv, size_t n, const uint32_t *pages) {
+    assert(n <= kv->n_pages - kv->n_free);
+    while (n > 0)
+        kv->free_pages[kv->n_free++] = pages[--n];
+}

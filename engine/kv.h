@@ -1,0 +1,45 @@
+/*
+ * KV cache: a pool of pages of 64 positions, tables of pages per sequence.
+ *
+ * A page holds, for each layer and kv head, the keys of its 64 positions and then their values,
+ * each slice contiguous (64, head_size): what one attention task reads is one run of memory. The
+ * page size is part of the exactness contract (attention folds whole pages in ascending order) and
+ * never changes. Owner: GkEngine. Thread: worker.
+ */
+#pragma once
+
+#include "engine/shape.h"
+
+#define KV_PAGE_POSITIONS 64
+
+typedef struct KvPool {
+    enum gk_kv_type type;
+    size_t slice_bytes, page_bytes; /* of (64, head_size); of a whole page */
+    uint32_t n_kv_heads;
+    uint8_t *memory; /* mapped, touched page by page as it is used */
+    size_t n_memory_bytes;
+    uint32_t n_pages, n_free;
+    uint32_t *free_pages; // (n_pages) a stack, n_free of them in use
+} KvPool;
+
+/* Returns GK_E_INVALID where the budget holds no page, -ENOMEM. */
+int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_bytes_max,
+                 Error *reterr);
+/* Every page must have been given back. */
+void kv_pool_deinit(KvPool *kv);
+/* Takes n pages or none: false where fewer are free. */
+bool kv_pool_take(KvPool *kv, size_t n, uint32_t *ret_pages);
+void kv_pool_give(KvPool *kv, size_t n, const uint32_t *pages);
+
+uint64_t kv_bytes_per_position(const Shape *s, enum gk_kv_type type);
+
+static inline size_t kv_value_bytes(enum gk_kv_type type) {
+    return type == GK_KV_F32 ? 4 : 2;
+}
+static inline void *kv_keys(const KvPool *kv, uint32_t page, uint32_t i_layer, uint32_t i_head) {
+    return kv->memory + page * kv->page_bytes +
+           2 * (i_layer * kv->n_kv_heads + i_head) * kv->slice_bytes;
+}
+static inline void *kv_values(const KvPool *kv, uint32_t page, uint32_t i_layer, uint32_t i_head) {
+    return (uint8_t *)kv_keys(kv, page, i_layer, i_head) + kv->slice_bytes;
+}

@@ -1,0 +1,22 @@
+/* The mixture of experts: who computes a row, and the experts' feed-forward blocks. Inside a step.
+ */
+#pragma once
+
+#include "engine/internal.h"
+
+/* Row i's router: probabilities, the chosen experts in rank order, their gates. A NaN never wins.
+ */
+void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *scratch);
+/* Sorts the (row, rank) slots by expert: counting sort, stable, so rows of an expert stay in order.
+ */
+void moe_sort(const GkEngine *e, uint32_t n_rows);
+
+/* The feed-forward blocks as tasks, first (expert, TILE_FF features) of activation(gate)·up, then
+ * (expert, TILE_OUT outputs) of down. Tasks of an expert that no row chose do nothing. */
+size_t moe_n_inner_tasks(const GkEngine *e);
+void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch);
+size_t moe_n_down_tasks(const GkEngine *e);
+void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch);
+
+/* Row i's branch: Σ gate · expert's output, in rank order. */
+void moe_combine(const GkEngine *e, uint32_t i_row);

@@ -1,0 +1,246 @@
+/*
+ * See pool.h. The barrier counts arrivals on one cache line and publishes an epoch on another; who
+ * waits spins for a while (a step's phases are microseconds apart), then yields (so that a team
+ * larger than its CPUs, or one that lost a core to another program, still moves), then sleeps on
+ * the epoch by futex.
+ */
+#include "engine/pool.h"
+
+#include "base/alloc.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#define THREADS_MAX 1024
+#define SPINS_MAX   4000 /* about 50 µs of pauses */
+#define YIELDS_MAX  50
+
+/* A value that members wait to see change. */
+struct gate {
+    _Alignas(64) atomic_uint epoch;
+    atomic_uint n_sleepers;
+};
+
+struct member {
+    GkPool *pool;
+    pthread_t thread;
+    unsigned i;
+    int cpu; /* -1: not pinned */
+};
+
+struct GkPool {
+    unsigned n;
+    struct member *members; /* (n); member 0 is the caller and has no thread */
+    pool_fn *run;
+    void *userdata;
+    bool stop;
+    struct gate work;    /* moves on when there is something to run, or to stop */
+    struct gate barrier; /* moves on when all have arrived */
+    _Alignas(64) atomic_uint n_arrived;
+};
+
+static void gate_open(struct gate *g) {
+    atomic_fetch_add_explicit(&g->epoch, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&g->n_sleepers, memory_order_seq_cst) > 0)
+        (void)syscall(SYS_futex, &g->epoch, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static void gate_wait(struct gate *g, unsigned old) {
+    for (unsigned i = 0; i < SPINS_MAX; i++) {
+        if (atomic_load_explicit(&g->epoch, memory_order_acquire) != old)
+            return;
+        __builtin_ia32_pause();
+    }
+    for (unsigned i = 0; i < YIELDS_MAX; i++) {
+        if (atomic_load_explicit(&g->epoch, memory_order_acquire) != old)
+            return;
+        (void)sched_yield();
+    }
+    atomic_fetch_add_explicit(&g->n_sleepers, 1, memory_order_seq_cst);
+    while (atomic_load_explicit(&g->epoch, memory_order_seq_cst) == old)
+        (void)syscall(SYS_futex, &g->epoch, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_sub_explicit(&g->n_sleepers, 1, memory_order_seq_cst);
+}
+
+void pool_barrier(GkPool *pool, unsigned i_thread) {
+    unsigned epoch;
+
+    (void)i_thread;
+    if (pool->n == 1)
+        return;
+    epoch = atomic_load_explicit(&pool->barrier.epoch, memory_order_acquire);
+    if (atomic_fetch_add_explicit(&pool->n_arrived, 1, memory_order_acq_rel) + 1 == pool->n) {
+        atomic_store_explicit(&pool->n_arrived, 0, memory_order_relaxed);
+        gate_open(&pool->barrier);
+    } else {
+        gate_wait(&pool->barrier, epoch);
+    }
+}
+
+static void pin(int cpu) {
+    cpu_set_t one;
+
+    if (cpu < 0)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    (void)sched_setaffinity(0, sizeof(one), &one); /* a sandbox may forbid it: slower, not wrong */
+}
+
+static void *member_main(void *userdata) {
+    struct member *m = userdata;
+    GkPool *pool = m->pool;
+    unsigned epoch = 0;
+
+    pin(m->cpu);
+    for (;;) {
+        gate_wait(&pool->work, epoch);
+        epoch++;
+        if (pool->stop)
+            return NULL;
+        pool->run(pool->userdata, m->i);
+        pool_barrier(pool, m->i);
+    }
+}
+
+void pool_run(GkPool *pool, pool_fn *fn, void *userdata) {
+    pool->run = fn;
+    pool->userdata = userdata;
+    if (pool->n > 1)
+        gate_open(&pool->work);
+    fn(userdata, 0);
+    pool_barrier(pool, 0);
+}
+
+/* ---- how many threads ---- */
+
+/* "max 100000", "150000 100000" (cgroup v2 cpu.max): CPUs' worth of quota, rounded up; 0: none. */
+static unsigned quota_of(const char *path) {
+    char quota[32] = "";
+    unsigned long long period = 0, amount;
+    FILE *f = fopen(path, "re");
+    unsigned r = 0;
+
+    if (!f)
+        return 0;
+    if (fscanf(f, "%31s %llu", quota, &period) == 2 && period > 0 && quota[0] >= '0' &&
+        quota[0] <= '9') {
+        amount = strtoull(quota, NULL, 10);
+        r = (unsigned)MIN((amount + period - 1) / period, (unsigned long long)THREADS_MAX);
+        r = MAX(r, 1u);
+    }
+    (void)fclose(f);
+    return r;
+}
+
+/* The smallest quota on the way from our cgroup to the root of the mount. */
+static unsigned cgroup_quota(void) {
+    char line[PATH_MAX], path[PATH_MAX + 64];
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    unsigned least = 0, q;
+    char *group = NULL, *slash;
+
+    if (!f)
+        return 0;
+    while (!group && fgets(line, sizeof(line), f))
+        if (strncmp(line, "0::", 3) == 0)
+            group = line + 3;
+    (void)fclose(f);
+    if (!group)
+        return 0;
+    group[strcspn(group, "\n")] = '\0';
+    for (;;) {
+        (void)snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max",
+                       strcmp(group, "/") == 0 ? "" : group);
+        q = quota_of(path);
+        if (q > 0 && (least == 0 || q < least))
+            least = q;
+        slash = strrchr(group, '/');
+        if (!slash || group[0] == '\0')
+            return least;
+        *slash = '\0';
+    }
+}
+
+static unsigned default_n_threads(const cpu_set_t *cpus) {
+    unsigned n = (unsigned)CPU_COUNT(cpus), quota = cgroup_quota();
+
+    n = quota > 0 && quota < n ? quota : n;
+    return MAX(n, 1u);
+}
+
+/* ---- life ---- */
+
+static int nth_cpu(const cpu_set_t *cpus, unsigned n) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, cpus) && n-- == 0)
+            return cpu;
+    return -1;
+}
+
+static int start_member(GkPool *pool, unsigned i, int cpu) {
+    sigset_t all, old;
+    int r;
+
+    pool->members[i] = (struct member){.pool = pool, .i = i, .cpu = cpu};
+    (void)sigfillset(&all);
+    (void)sigdelset(&all, SIGBUS); /* raised by the thread itself: must not be blocked */
+    (void)sigdelset(&all, SIGSEGV);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    r = pthread_create(&pool->members[i].thread, NULL, member_main, &pool->members[i]);
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return r;
+}
+
+int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
+    CLEANUP(gk_pool_freep) GkPool *pool = NULL;
+    unsigned n_wanted;
+    cpu_set_t cpus;
+    int r;
+
+    CPU_ZERO(&cpus);
+    (void)sched_getaffinity(0, sizeof(cpus), &cpus);
+    n_wanted = n_threads ? n_threads : default_n_threads(&cpus);
+    if (n_wanted > THREADS_MAX)
+        return error_set(reterr, GK_E_INVALID, "%u threads are more than the %d that are allowed",
+                         n_wanted, THREADS_MAX);
+    pool = alloc_aligned(sizeof(*pool));
+    if (!pool)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    pool->members = alloc_array(n_wanted, sizeof(*pool->members));
+    if (!pool->members)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    pool->n = 1;
+    for (unsigned i = 1; i < n_wanted; i++) {
+        r = start_member(pool, i, n_wanted <= (unsigned)CPU_COUNT(&cpus) ? nth_cpu(&cpus, i) : -1);
+        if (r != 0)
+            return error_set(reterr, -r, "can't start compute thread %u of %u: %s", i + 1, n_wanted,
+                             strerror(r));
+        pool->n++;
+    }
+    *ret = take_ptr(pool);
+    return 0;
+}
+
+GkPool *gk_pool_free(GkPool *pool) {
+    if (!pool)
+        return NULL;
+    pool->stop = true;
+    gate_open(&pool->work);
+    for (unsigned i = 1; i < pool->n; i++)
+        (void)pthread_join(pool->members[i].thread, NULL);
+    free(pool->members);
+    free(pool);
+    return NULL;
+}
+
+unsigned gk_pool_n_threads(const GkPool *pool) {
+    return pool->n;
+}

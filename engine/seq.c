@@ -1,0 +1,228 @@
+/* See seq.h. */
+#include "engine/seq.h"
+
+#include "base/alloc.h"
+#include "engine/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct gk_params gk_params_default(void) {
+    return (struct gk_params){.mode = GK_GENERATE, .top_p = 1, .repetition_penalty = 1};
+}
+
+/* ---- making ---- */
+
+static int check_tokens(const GkEngine *e, const int32_t *tokens, size_t n,
+                        const struct gk_params *p, Error *reterr) {
+    size_t n_context = e->info.n_context_max;
+
+    if (n == 0)
+        return error_set(reterr, GK_E_INVALID, "the prompt is empty");
+    if (n > n_context || p->n_tokens_max > n_context - n)
+        return error_set(reterr, GK_E_TOO_LONG,
+                         "%zu prompt tokens and %u to generate exceed the context of %zu", n,
+                         p->n_tokens_max, n_context);
+    if (p->mode == GK_GENERATE && n == n_context)
+        return error_set(reterr, GK_E_TOO_LONG,
+                         "%zu prompt tokens leave nothing of the context of %zu", n, n_context);
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= e->shape.n_vocab)
+            return error_set(reterr, GK_E_INVALID,
+                             "token %d at position %zu is not in the vocabulary of %u", tokens[i],
+                             i, e->shape.n_vocab);
+    return 0;
+}
+
+static int reserve_pages(GkSeq *seq, Error *reterr) {
+    KvPool *kv = &seq->engine->kv;
+    size_t n = (seq->n_tokens_max + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS;
+
+    if (n > kv->n_pages)
+        return error_set(reterr, GK_E_TOO_LONG,
+                         "%zu positions need %zu KV pages, and there are only %u",
+                         seq->n_tokens_max, n, kv->n_pages);
+    seq->pages = alloc_array(n, sizeof(*seq->pages));
+    if (!seq->pages)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    if (!kv_pool_take(kv, n, seq->pages))
+        return error_set(reterr, GK_E_BUSY, "%zu KV pages are needed and %u are free", n,
+                         kv->n_free);
+    seq->n_pages = n;
+    return 0;
+}
+
+static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params *p, Error *reterr) {
+    GkEngine *e = seq->engine;
+    int r = 0;
+
+    seq->tokens = alloc_array(seq->n_tokens_max, sizeof(*seq->tokens));
+    seq->stop_tokens = alloc_array(p->n_stop_tokens, sizeof(*seq->stop_tokens));
+    if (p->mode == GK_SCORE) {
+        seq->scores = alloc_array(seq->n_prompt, sizeof(*seq->scores));
+        seq->score_top =
+            alloc_array(seq->n_prompt, MAX(p->n_logprobs, 1u) * sizeof(*seq->score_top));
+    }
+    if (!seq->tokens || !seq->stop_tokens ||
+        (p->mode == GK_SCORE && (!seq->scores || !seq->score_top)))
+        return error_set(reterr, -ENOMEM, "out of memory");
+    (void)memcpy(seq->tokens, tokens, seq->n_prompt * sizeof(*tokens));
+    if (p->n_stop_tokens > 0)
+        (void)memcpy(seq->stop_tokens, p->stop_tokens, p->n_stop_tokens * sizeof(*tokens));
+    if (p->mode == GK_SCORE)
+        return 0;
+    if ((r = sampler_new(&seq->sampler, p, e->shape.n_vocab)) != 0 ||
+        (r = text_stream_new(&seq->text, e->tokenizer, p)) != 0)
+        return error_set(reterr, r, "out of memory");
+    for (size_t i = 0; i < seq->n_prompt; i++)
+        sampler_accept(seq->sampler, tokens[i], true);
+    return 0;
+}
+
+int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
+               const struct gk_params *params, Error *reterr) {
+    CLEANUP(gk_seq_freep) GkSeq *seq = NULL;
+    int r;
+
+    if (gk_engine_is_lost(e))
+        return error_set(reterr, GK_E_DATA_LOSS, "the model's file could not be read any more");
+    r = sampler_check(params, e->shape.n_vocab, reterr);
+    if (r != 0)
+        return r;
+    r = check_tokens(e, tokens, n_tokens, params, reterr);
+    if (r != 0)
+        return r;
+    if (e->n_sequences == e->info.n_sequences_max)
+        return error_set(reterr, GK_E_BUSY, "all %u sequences are in use", e->info.n_sequences_max);
+    seq = alloc_new(GkSeq);
+    if (!seq)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    seq->engine = e;
+    list_init(&seq->node);
+    seq->params = *params;
+    seq->n_prompt = seq->n_tokens = n_tokens;
+    seq->n_tokens_max = params->mode == GK_SCORE    ? n_tokens
+                        : params->n_tokens_max == 0 ? e->info.n_context_max
+                                                    : n_tokens + params->n_tokens_max;
+    e->n_sequences++;
+    if ((r = reserve_pages(seq, reterr)) != 0 || (r = make_parts(seq, tokens, params, reterr)) != 0)
+        return r;
+    list_push_back(&e->sequences, &seq->node);
+    *ret = take_ptr(seq);
+    return 0;
+}
+
+GkSeq *gk_seq_free(GkSeq *seq) {
+    if (!seq)
+        return NULL;
+    seq->engine->n_sequences--;
+    list_unlink(&seq->node);
+    if (seq->n_pages > 0)
+        kv_pool_give(&seq->engine->kv, seq->n_pages, seq->pages);
+    (void)sampler_free(seq->sampler);
+    (void)text_stream_free(seq->text);
+    free(seq->pages);
+    free(seq->tokens);
+    free(seq->stop_tokens);
+    free(seq->scores);
+    free(seq->score_top);
+    free(seq);
+    return NULL;
+}
+
+size_t gk_seq_n_pending(const GkSeq *seq) {
+    return seq->finish != GK_FINISH_NONE ? 0 : seq->n_tokens - seq->n_done;
+}
+
+void gk_seq_set_tag(GkSeq *seq, uint64_t tag) {
+    seq->tag = tag;
+}
+
+uint64_t gk_seq_tag(const GkSeq *seq) {
+    return seq->tag;
+}
+
+/* ---- in a step ---- */
+
+bool seq_wants_logits(const GkSeq *seq, size_t position) {
+    if (seq->params.mode == GK_SCORE)
+        return position + 1 < seq->n_prompt;
+    return position + 1 == seq->n_tokens;
+}
+
+static bool ends_text(const GkSeq *seq, int32_t token) {
+    if (!seq->params.ignore_eos && tokenizer_is_eog(seq->engine->tokenizer, token))
+        return true;
+    for (size_t i = 0; i < seq->params.n_stop_tokens; i++)
+        if (seq->stop_tokens[i] == token)
+            return true;
+    return false;
+}
+
+static bool bans(const void *userdata, int32_t token) {
+    const GkSeq *seq = userdata;
+
+    return text_stream_bans(seq->text, token);
+}
+
+void seq_take_logits(GkSeq *seq, size_t position, float *logits) {
+    uint32_t n_top = seq->params.n_logprobs;
+
+    if (seq->params.mode == GK_GENERATE) {
+        sampler_sample(seq->sampler, logits, seq->params.n_banned_strings > 0 ? bans : NULL, seq,
+                       &seq->sampled);
+        return;
+    }
+    sampler_score(logits, seq->engine->shape.n_vocab, seq->tokens[position + 1],
+                  &seq->scores[position + 1], seq->score_top + (position + 1) * n_top, n_top);
+}
+
+static void finish_scoring(GkSeq *seq, size_t n_before, struct gk_result *ret) {
+    uint32_t n_top = seq->params.n_logprobs;
+
+    /* Row p scores token p + 1; the last row has nothing to score. */
+    ret->score_begin = n_before + 1;
+    ret->n_scores = MIN(seq->n_done, seq->n_prompt - 1) - n_before;
+    ret->scores = seq->scores + ret->score_begin;
+    ret->top = seq->score_top + ret->score_begin * n_top;
+    ret->n_top = n_top;
+    if (seq->n_done == seq->n_prompt)
+        ret->finish = seq->finish = GK_FINISH_SCORED;
+}
+
+static void accept_token(GkSeq *seq, struct gk_result *ret) {
+    int32_t token = seq->sampled.token;
+    bool stopped = ends_text(seq, token);
+
+    seq->tokens[seq->n_tokens++] = token;
+    sampler_accept(seq->sampler, token, false);
+    ret->has_token = true;
+    ret->token = token;
+    ret->logprob = seq->sampled.logprob;
+    ret->top = seq->sampled.top;
+    ret->n_top = seq->sampled.n_top;
+    /* The end token itself is not text. */
+    if (!stopped)
+        stopped = text_stream_push(seq->text, token);
+    if (stopped)
+        seq->finish = GK_FINISH_STOP;
+    else if (seq->n_tokens == seq->n_tokens_max)
+        seq->finish = GK_FINISH_LENGTH;
+    if (seq->finish != GK_FINISH_NONE && *text_stream_stop(seq->text) == '\0')
+        text_stream_end(seq->text);
+    ret->finish = seq->finish;
+    ret->stop = text_stream_stop(seq->text);
+    ret->text = text_stream_take(seq->text, &ret->n_text);
+}
+
+void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret) {
+    size_t n_before = seq->n_done;
+
+    *ret = (struct gk_result){.seq = seq, .text = "", .stop = ""};
+    seq->n_done += n_rows;
+    ret->n_prompt_done = MIN(seq->n_done, seq->n_prompt);
+    if (seq->params.mode == GK_SCORE)
+        finish_scoring(seq, n_before, ret);
+    else if (seq->n_done == seq->n_tokens)
+        accept_token(seq, ret);
+}

@@ -1,0 +1,43 @@
+/*
+ * One sequence: its tokens, its KV pages, its sampler and text. See engine.h for what callers see.
+ * Owner: GkEngine (listed there until gk_seq_free()). Thread: worker; in a step, the member that
+ * samples its row.
+ *
+ * States, by n_done (positions whose keys and values are in the cache) and `finish`:
+ *
+ *     prefill  n_done < n_prompt          decode  n_done = n_tokens - 1       ended  finish != NONE
+ */
+#pragma once
+
+#include "base/list.h"
+#include "engine/engine.h"
+#include "engine/sample.h"
+#include "engine/text/stream.h"
+
+struct GkSeq {
+    GkEngine *engine;
+    ListNode node;
+    uint64_t tag;
+    struct gk_params params; /* scalars and stop_tokens only: strings live in `text` */
+    int32_t *stop_tokens;    // (params.n_stop_tokens)
+    int32_t *tokens;         // (n_tokens_max) prompt, then what was sampled
+    size_t n_tokens, n_tokens_max, n_prompt, n_done;
+    uint32_t *pages; // (n_pages) pages[i] holds positions 64·i …
+    size_t n_pages;
+    Sampler *sampler; /* NULL in GK_SCORE */
+    TextStream *text; /* NULL in GK_SCORE */
+    enum gk_finish finish;
+    /* Of the step under way. */
+    struct sampled sampled;
+    size_t score_begin, n_scores; /* scores[0] belongs to token score_begin */
+    float *scores;                // (n_prompt) GK_SCORE
+    struct gk_logprob *score_top; // (n_prompt, params.n_logprobs) GK_SCORE
+};
+
+/* Takes row `position`'s logits (n_vocab, changed in place): samples the next token, or scores the
+ * prompt's. */
+void seq_take_logits(GkSeq *seq, size_t position, float *logits);
+/* After a step of n_rows rows: moves on and says what came of it. */
+void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret);
+/* True where row `position` must go through the output head. */
+bool seq_wants_logits(const GkSeq *seq, size_t position);

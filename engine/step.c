@@ -1,0 +1,342 @@
+/*
+ * The forward pass: rows in, tokens out, top to bottom in the order of the paper.
+ *
+ * A row is one token of one sequence at one position; a step's rows are the decode rows of many
+ * sequences and slices of prompts, in any mix. Every member of the pool runs step_forward() from
+ * beginning to end, and they meet at barriers. Two ways of sharing the work:
+ *
+ *   each_row   a member computes a fixed share of the rows: norms, routing, residuals. What a row
+ * needs of itself needs no barrier as long as the share stays the same. each_task  members draw
+ * tasks (a block of output features for all rows) from a list: the products.
+ *
+ * Each output is computed by one member in one fixed order, so the bits depend on neither the
+ * number of threads nor on who was quicker. Nothing here allocates, logs or locks. Rejected: a fork
+ * and join around each operation, as a compute graph has it, which costs two barriers where this
+ * has one.
+ */
+#include "engine/step.h"
+
+#include "engine/attn.h"
+#include "engine/moe.h"
+#include "engine/seq.h"
+
+#include <string.h>
+
+struct member {
+    struct forward *f;
+    const GkEngine *e;
+    const Scratch *s;
+    const Shape *shape;
+    unsigned i, n;    /* this member, and how many there are */
+    void *scratch;    /* its own memory, THREAD_SCRATCH_BYTES */
+    unsigned i_tasks; /* which of f->tasks is next; the same on every member */
+};
+
+static void barrier(const struct member *m) {
+    pool_barrier(m->e->pool, m->i);
+}
+
+/* This member's rows of n: [begin, end). */
+static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *ret_end) {
+    *ret_begin = n * m->i / m->n;
+    *ret_end = n * (m->i + 1) / m->n;
+}
+
+#define each_row(m, i)                                                                             \
+    for (size_t i = (size_t)(m)->f->n_rows * (m)->i / (m)->n,                                      \
+                i##_end = (size_t)(m)->f->n_rows * ((m)->i + 1) / (m)->n;                          \
+         i < i##_end; i++)
+
+typedef void task_fn(struct member *m, const void *what, size_t i);
+
+/* Draws tasks until none is left, then waits for all: after it, every result can be read. */
+static void each_task(struct member *m, size_t n, task_fn *task, const void *what) {
+    PoolTasks *tasks = &m->f->tasks[m->i_tasks], *other = &m->f->tasks[1 - m->i_tasks];
+
+    for (size_t i; (i = pool_tasks_take(tasks)) < n;)
+        task(m, what, i);
+    m->i_tasks = 1 - m->i_tasks;
+    /* The other list was drained before the last barrier: it can be made ready for the next round.
+     */
+    if (m->i == 0) {
+        pool_tasks_reset(other);
+        atomic_fetch_add_explicit(&m->f->engine->heartbeat, 1, memory_order_relaxed);
+    }
+    barrier(m);
+}
+
+static void observe(const struct member *m, size_t i_row, const char *name, int i_layer,
+                    const float *values, size_t n) {
+    const struct gk_observer *o = &m->e->observer;
+    const struct row *row = &m->s->rows[i_row];
+
+    if (o->on_row)
+        o->on_row(o->userdata, row->seq, name, i_layer, row->position, values, n);
+}
+
+/* Observers are called by one member only, between barriers. */
+static void observe_rows(const struct member *m, const char *name, int i_layer, const float *values,
+                         size_t n) {
+    if (!m->e->observer.on_row)
+        return;
+    barrier(m);
+    for (size_t i = 0; m->i == 0 && i < m->f->n_rows; i++)
+        observe(m, i, name, i_layer, values + i * n, n);
+    barrier(m);
+}
+
+/* ---- products ---- */
+
+/* One row of floats in every form that the weights of this place ask for. */
+static void quantize_row(const struct member *m, const struct kern_acts acts[ACT_KINDS],
+                         size_t i_row, const float *x) {
+    for (int kind = 0; kind < ACT_KINDS; kind++) {
+        uint8_t *to = acts[kind].data ? acts[kind].data + i_row * acts[kind].stride : NULL;
+
+        if (!to)
+            continue;
+        if (kind == ACT_F32)
+            (void)memcpy(to, x, acts[kind].k * sizeof(float));
+        else if (kind == ACT_Q8_32)
+            m->e->kern->quantize_q8_32(x, acts[kind].k, to);
+        else
+            m->e->kern->quantize_q8_256(x, acts[kind].k, to);
+    }
+}
+
+static void add_bias(float *y, size_t stride, size_t n_rows, const float *bias, size_t n) {
+    for (size_t i = 0; bias && i < n_rows; i++)
+        for (size_t j = 0; j < n; j++)
+            y[i * stride + j] += bias[j];
+}
+
+/* Features [begin, begin + TILE_OUT) of w · x for all rows, with a bias where there is one. */
+static void mul_block(const struct member *m, const struct weight *w, size_t i_block,
+                      const struct kern_acts *x, const float *bias, float *y) {
+    uint32_t begin = (uint32_t)i_block * TILE_OUT, n = MIN(w->n_out - begin, (uint32_t)TILE_OUT);
+
+    engine_mul(m->e, w, begin,
+               &(struct kern_mul){.n_out = n,
+                                  .x = &x[kern_types[w->type].act],
+                                  .n_rows = m->f->n_rows,
+                                  .y = y + begin,
+                                  .y_stride = w->n_out,
+                                  .scratch = m->scratch});
+    add_bias(y + begin, w->n_out, m->f->n_rows, bias ? bias + begin : NULL, n);
+}
+
+static size_t n_blocks(const struct weight *w) {
+    return (w->n_out + TILE_OUT - 1) / TILE_OUT;
+}
+
+/* Queries, keys and values are one list of tasks. */
+static void qkv_task(struct member *m, const void *layer, size_t i) {
+    const struct layer *l = layer;
+    size_t n_q = n_blocks(&l->q), n_k = n_blocks(&l->k);
+
+    if (i < n_q)
+        mul_block(m, &l->q, i, m->s->x, l->q_bias, m->s->q);
+    else if (i < n_q + n_k)
+        mul_block(m, &l->k, i - n_q, m->s->x, l->k_bias, m->s->k);
+    else
+        mul_block(m, &l->v, i - n_q - n_k, m->s->x, l->v_bias, m->s->v);
+}
+
+static void attend_task(struct member *m, const void *layer, size_t i) {
+    const struct layer *l = layer;
+    uint32_t n = m->shape->n_kv_heads;
+
+    /* The last rows see most positions and go first, so that the team ends together. */
+    attn_attend(m->e, (uint32_t)(l - m->e->weights.layers), m->f->n_rows - 1 - (uint32_t)(i / n),
+                (uint32_t)(i % n), m->scratch);
+}
+
+static void attn_out_task(struct member *m, const void *layer, size_t i) {
+    const struct layer *l = layer;
+    mul_block(m, &l->o, i, m->s->heads, NULL, m->s->branch);
+}
+
+static void inner_task(struct member *m, const void *layer, size_t i) {
+    const struct layer *l = layer;
+    moe_inner_task(m->e, l, i, m->scratch);
+}
+
+static void down_task(struct member *m, const void *layer, size_t i) {
+    const struct layer *l = layer;
+    moe_down_task(m->e, l, i, m->scratch);
+}
+
+/* ---- a layer ---- */
+
+static void normalize(const struct member *m, size_t i_row, const float *scale) {
+    size_t n = m->shape->n_embd;
+
+    m->e->kern->rms_norm(m->s->hidden + i_row * n, scale, m->shape->norm_eps,
+                         m->s->normed + i_row * n, n);
+    quantize_row(m, m->s->x, i_row, m->s->normed + i_row * n);
+}
+
+/* hidden += post-norm(branch) */
+static void add_branch(const struct member *m, size_t i_row, const float *post_norm) {
+    size_t n = m->shape->n_embd;
+    float *branch = m->s->branch + i_row * n;
+
+    if (post_norm)
+        m->e->kern->rms_norm(branch, post_norm, m->shape->norm_eps, branch, n);
+    m->e->kern->add_scaled(m->s->hidden + i_row * n, branch, 1.0f, n);
+}
+
+static void attention(struct member *m, const struct layer *l, uint32_t i_layer) {
+    const Shape *s = m->shape;
+    size_t n_heads = (size_t)s->n_heads * s->head_size, begin, end;
+
+    each_row(m, i) {
+        normalize(m, i, l->attn_norm);
+    }
+    barrier(m);
+    each_task(m, n_blocks(&l->q) + n_blocks(&l->k) + n_blocks(&l->v), qkv_task, l);
+    share(m, (size_t)m->f->n_rows * s->n_kv_heads, &begin, &end);
+    for (size_t i = begin; i < end; i++)
+        attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / s->n_kv_heads),
+                              (uint32_t)(i % s->n_kv_heads));
+    barrier(m);
+    each_task(m, (size_t)m->f->n_rows * s->n_kv_heads, attend_task, l);
+    each_row(m, i) {
+        quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
+    }
+    barrier(m);
+    each_task(m, n_blocks(&l->o), attn_out_task, l);
+    observe_rows(m, "attention", (int)i_layer, m->s->branch, s->n_embd);
+    each_row(m, i) {
+        add_branch(m, i, l->attn_post_norm);
+    }
+}
+
+static void feed_forward(struct member *m, const struct layer *l, uint32_t i_layer) {
+    const Shape *s = m->shape;
+
+    each_row(m, i) {
+        normalize(m, i, l->ffn_norm);
+        moe_route(m->e, l, (uint32_t)i, m->scratch);
+    }
+    barrier(m);
+    if (m->i == 0)
+        moe_sort(m->e, m->f->n_rows);
+    barrier(m);
+    if (s->n_experts > 0)
+        observe_rows(m, "router_probabilities", (int)i_layer, m->s->router, s->n_experts);
+    each_task(m, moe_n_inner_tasks(m->e), inner_task, l);
+    each_task(m, moe_n_down_tasks(m->e), down_task, l);
+    each_row(m, i) {
+        moe_combine(m->e, (uint32_t)i);
+    }
+    observe_rows(m, s->n_experts > 0 ? "moe" : "feed_forward", (int)i_layer, m->s->branch,
+                 s->n_embd);
+    each_row(m, i) {
+        add_branch(m, i, l->ffn_post_norm);
+    }
+    observe_rows(m, "hidden", (int)i_layer, m->s->hidden, s->n_embd);
+}
+
+/* ---- the ends ---- */
+
+static void embed(const struct member *m, size_t i_row) {
+    const struct weight *w = &m->e->weights.embedding;
+    float *h = m->s->hidden + i_row * m->shape->n_embd;
+
+    m->e->kern->dequantize[w->type](w->data + (size_t)m->s->rows[i_row].token * w->row_bytes, h,
+                                    m->shape->n_embd);
+    if (m->e->manifest.embedding_scale != 1)
+        m->e->kern->scale(h, m->e->manifest.embedding_scale, m->shape->n_embd);
+    attn_prepare_rope(m->e, (uint32_t)i_row);
+}
+
+/* The group's rows are the first of x: row j of the group is scratch.logit_rows[first + j]. */
+struct logit_group {
+    uint32_t first, n;
+};
+
+static void head_task(struct member *m, const void *group, size_t i) {
+    const struct weight *w = &m->e->weights.output;
+    const struct logit_group *g = group;
+    uint32_t begin = (uint32_t)i * TILE_OUT;
+
+    engine_mul(m->e, w, begin,
+               &(struct kern_mul){.n_out = MIN(w->n_out - begin, (uint32_t)TILE_OUT),
+                                  .x = &m->s->x[kern_types[w->type].act],
+                                  .n_rows = g->n,
+                                  .y = m->s->logits + begin,
+                                  .y_stride = w->n_out,
+                                  .scratch = m->scratch});
+}
+
+static void take_logits(const struct member *m, struct logit_group g) {
+    size_t n = m->shape->n_vocab, begin, end;
+
+    share(m, g.n, &begin, &end);
+    for (size_t j = begin; j < end; j++) {
+        float *logits = m->s->logits + j * n;
+
+        if (m->e->manifest.logit_scale != 1)
+            m->e->kern->scale(logits, m->e->manifest.logit_scale, n);
+        if (m->e->manifest.logit_cap > 0)
+            m->e->kern->soft_cap(logits, m->e->manifest.logit_cap, n);
+    }
+    if (m->e->observer.on_row) {
+        barrier(m);
+        for (size_t j = 0; m->i == 0 && j < g.n; j++)
+            observe(m, m->s->logit_rows[g.first + j], "logits", -1, m->s->logits + j * n, n);
+        barrier(m);
+    }
+    for (size_t j = begin; j < end; j++) {
+        const struct row *row = &m->s->rows[m->s->logit_rows[g.first + j]];
+
+        if (row->wants_logits)
+            seq_take_logits(row->seq, row->position, m->s->logits + j * n);
+    }
+}
+
+static void output_head(struct member *m) {
+    size_t n = m->shape->n_embd, begin, end;
+
+    for (uint32_t first = 0; first < m->f->n_logit_rows; first += LOGIT_ROWS) {
+        struct logit_group g = {first, MIN(m->f->n_logit_rows - first, (uint32_t)LOGIT_ROWS)};
+
+        share(m, g.n, &begin, &end);
+        for (size_t j = begin; j < end; j++) {
+            size_t i_row = m->s->logit_rows[first + j];
+
+            m->e->kern->rms_norm(m->s->hidden + i_row * n, m->e->weights.output_norm,
+                                 m->shape->norm_eps, m->s->normed + j * n, n);
+            quantize_row(m, m->s->x, j, m->s->normed + j * n);
+        }
+        barrier(m);
+        each_task(m, n_blocks(&m->e->weights.output), head_task, &g);
+        take_logits(m, g);
+        barrier(m);
+    }
+}
+
+void step_forward(void *forward, unsigned i_thread) {
+    struct forward *f = forward;
+    const GkEngine *e = f->engine;
+    struct member m = {
+        .f = f,
+        .e = e,
+        .s = &e->scratch,
+        .shape = &e->shape,
+        .i = i_thread,
+        .n = gk_pool_n_threads(e->pool),
+        .scratch = e->scratch.thread[i_thread],
+    };
+
+    each_row(&m, i) {
+        embed(&m, i);
+    }
+    for (uint32_t i = 0; i < e->shape.n_layers; i++) {
+        attention(&m, &e->weights.layers[i], i);
+        feed_forward(&m, &e->weights.layers[i], i);
+    }
+    barrier(&m); /* rows of the head are shared differently */
+    output_head(&m);
+}

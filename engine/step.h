@@ -1,0 +1,13 @@
+/* One batched forward pass. */
+#pragma once
+
+#include "engine/internal.h"
+
+struct forward {
+    GkEngine *engine;
+    uint32_t n_rows, n_logit_rows;
+    PoolTasks tasks[2]; /* used in turn, so that one can be reset while the other is drained */
+};
+
+/* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). */
+void step_forward(void *forward, unsigned i_thread);
