@@ -8,8 +8,10 @@ VERSION := 0.1.0
 # ---- what there is, folder by folder ----
 
 base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
-engine_SRC := engine/file/file.c engine/file/gguf.c engine/file/map.c
-kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/generic.c engine/kern/kern.c \
+engine_SRC := engine/attn.c engine/bind.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
+              engine/moe.c engine/pool.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
+              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/stream.c
+kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/kern/generic.c engine/kern/kern.c \
               engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
