@@ -26,8 +26,13 @@ static int acts_for(struct kern_acts acts[ACT_KINDS], const struct weight *w, si
 }
 
 static int layer_acts(Scratch *s, const struct layer *l, size_t n_rows, size_t n_slots) {
+    const struct weight *fine[] = {&l->q, &l->k, &l->v};
     int r;
 
+    for (size_t i = 0; i < ARRAY_SIZE(fine); i++)
+        if (kern_types[fine[i]->type].act != ACT_F32 &&
+            (r = acts_for(s->x_rest, fine[i], n_rows)) != 0)
+            return r;
     if ((r = acts_for(s->x, &l->q, n_rows)) != 0 || (r = acts_for(s->x, &l->k, n_rows)) != 0 ||
         (r = acts_for(s->x, &l->v, n_rows)) != 0 || (r = acts_for(s->heads, &l->o, n_rows)) != 0 ||
         (r = acts_for(s->x, &l->experts[EXPERT_GATE][0], n_rows)) != 0 ||
@@ -99,6 +104,7 @@ void scratch_deinit(Scratch *s, unsigned n_threads) {
     free(s->thread);
     for (int kind = 0; kind < ACT_KINDS; kind++) {
         free(s->x[kind].data);
+        free(s->x_rest[kind].data);
         free(s->heads[kind].data);
         free(s->inner[kind].data);
     }

@@ -82,6 +82,7 @@ typedef struct Scratch {
     float *attended;                   // (n_rows, n_heads, head_size)
     float *rope_cos, *rope_sin;        // (n_rows, n_rot / 2)
     struct kern_acts x[ACT_KINDS];     // (n_rows, n_embd) normed, quantised
+    struct kern_acts x_rest[ACT_KINDS]; // (n_rows, n_embd) what quantising x left, quantised again
     struct kern_acts heads[ACT_KINDS]; // (n_rows, n_heads·head_size) attended, quantised
     struct kern_acts inner[ACT_KINDS]; // (n_slots, n_ff) activation(gate)·up, quantised
     float *router;                     // (n_rows, n_experts) probabilities

@@ -107,6 +107,8 @@ struct kern_ops {
      * even). */
     void (*quantize_q8_32)(const float *x, size_t k, uint8_t *ret_row);
     void (*quantize_q8_256)(const float *x, size_t k, uint8_t *ret_row);
+    /* What a quantised row leaves of x: ret[i] = x[i] - d·q[i], two roundings. */
+    void (*residual)(const float *x, const struct kern_acts *acts, size_t row, float *ret);
 
     /* Reductions: 16 strided partial sums, then the fixed tree (0+8,1+9,…; 0+4,…; 0+2,…; 0+1). */
     void (*rms_norm)(const float *x, const float *scale, float eps, float *ret, size_t n);

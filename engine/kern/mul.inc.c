@@ -174,3 +174,13 @@ static void quantize_q8_32(const float *x, size_t k, uint8_t *ret_row) {
 static void quantize_q8_256(const float *x, size_t k, uint8_t *ret_row) {
     quantize_row(x, k, ACT_Q8_256, 256, 16, ret_row);
 }
+
+static void residual(const float *x, const struct kern_acts *acts, size_t row, float *ret) {
+    const int8_t *q = (const int8_t *)(acts->data + row * acts->stride);
+    const float *d = kern_act_scales(acts, row);
+    size_t block = acts->kind == ACT_Q8_32 ? 32 : 256;
+
+    for (size_t b = 0; b < acts->k / block; b++)
+        for (size_t i = b * block; i < (b + 1) * block; i++)
+            ret[i] = x[i] - (float)q[i] * d[b];
+}

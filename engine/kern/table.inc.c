@@ -37,6 +37,7 @@ const struct kern_ops TIER_OPS = {
         },
     .quantize_q8_32 = quantize_q8_32,
     .quantize_q8_256 = quantize_q8_256,
+    .residual = residual,
     .rms_norm = math_rms_norm,
     .softmax = math_softmax,
     .dot = math_dot,
