@@ -10,7 +10,8 @@ VERSION := 0.1.0
 base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/attn.c engine/bind.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
               engine/moe.c engine/pool.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
-              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/stream.c
+              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/spm.c engine/text/spm-gguf.c \
+              engine/text/spm-model.c engine/text/stream.c
 kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/kern/generic.c engine/kern/kern.c \
               engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c

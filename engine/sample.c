@@ -303,18 +303,6 @@ static void apply_penalties(const Sampler *s, float *logits) {
     }
 }
 
-typedef bool bans_fn(const void *userdata, int32_t token);
-
-static int32_t sample_greedy(float *logits, uint32_t n, bans_fn *bans, const void *userdata) {
-    int32_t first = best_token(logits, n), token = first;
-
-    while (bans && logits[token] > -INFINITY && bans(userdata, token)) {
-        logits[token] = -INFINITY;
-        token = best_token(logits, n);
-    }
-    return logits[token] > -INFINITY ? token : first;
-}
-
 static int compare_candidates(const void *a, const void *b) {
     const struct candidate *x = a, *y = b;
 
@@ -388,39 +376,28 @@ static size_t filter_min_p(struct candidate *c, size_t n, double least) {
     return to;
 }
 
-/* One draw by weight; banned candidates lose their weight and the draw is made again. */
-static int32_t draw(Sampler *s, struct candidate *c, size_t n, bans_fn *bans,
-                    const void *userdata) {
-    for (size_t tries = 0; tries <= n; tries++) {
-        double total = 0, at;
-        size_t chosen = n;
+/* One draw by weight. */
+static int32_t draw(Sampler *s, const struct candidate *c, size_t n) {
+    double total = 0, at;
+    size_t chosen = 0;
 
-        for (size_t i = 0; i < n; i++)
-            total += c[i].weight;
-        if (!(total > 0))
+    for (size_t i = 0; i < n; i++)
+        total += c[i].weight;
+    at = next_uniform(s) * total;
+    for (size_t i = 0; i < n; i++) {
+        chosen = i;
+        at -= c[i].weight;
+        if (at < 0)
             break;
-        at = next_uniform(s) * total;
-        for (size_t i = 0; i < n; i++) {
-            if (!(c[i].weight > 0))
-                continue;
-            chosen = i;
-            at -= c[i].weight;
-            if (at < 0)
-                break;
-        }
-        if (!bans || !bans(userdata, c[chosen].token))
-            return c[chosen].token;
-        c[chosen].weight = 0;
     }
-    return -1;
+    return c[chosen].token;
 }
 
-static int32_t sample_drawn(Sampler *s, float *logits, bans_fn *bans, const void *userdata) {
+static int32_t sample_drawn(Sampler *s, const float *logits) {
     const struct gk_params *p = &s->params;
     double most = logits[best_token(logits, s->n_vocab)];
     struct candidate *c = s->candidates;
     size_t n = 0;
-    int32_t token;
 
     if (!(most > -INFINITY))
         return best_token(logits, s->n_vocab);
@@ -432,13 +409,11 @@ static int32_t sample_drawn(Sampler *s, float *logits, bans_fn *bans, const void
     }
     n = filter(c, n, p);
     n = filter_min_p(c, n, (double)p->min_p);
-    token = draw(s, c, n, bans, userdata);
-    /* Everything the filters left is banned: the best of the rest. */
-    return token >= 0 ? token : sample_greedy(logits, s->n_vocab, bans, userdata);
+    return draw(s, c, n);
 }
 
-void sampler_sample(Sampler *s, float *logits, bool (*bans)(const void *userdata, int32_t token),
-                    const void *userdata, struct sampled *ret) {
+void sampler_sample(Sampler *s, float *logits, const int32_t *banned, size_t n_banned,
+                    struct sampled *ret) {
     const struct gk_params *p = &s->params;
     bool wants_logprobs = p->logprobs || p->n_logprobs > 0;
     double total = 0;
@@ -452,8 +427,9 @@ void sampler_sample(Sampler *s, float *logits, bool (*bans)(const void *userdata
         (void)memcpy(s->raw, logits, s->n_vocab * sizeof(*logits));
     }
     apply_penalties(s, logits);
-    ret->token = p->temperature > 0 ? sample_drawn(s, logits, bans, userdata)
-                                    : sample_greedy(logits, s->n_vocab, bans, userdata);
+    for (size_t i = 0; i < n_banned; i++)
+        logits[banned[i]] = -INFINITY;
+    ret->token = p->temperature > 0 ? sample_drawn(s, logits) : best_token(logits, s->n_vocab);
     if (wants_logprobs)
         ret->logprob = (float)((double)s->raw[ret->token] - total);
 }

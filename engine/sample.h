@@ -24,12 +24,12 @@ struct sampled {
     struct gk_logprob top[GK_LOGPROBS_MAX];
     size_t n_top;
 };
-/* logits (n_vocab) are changed in place. A token for which bans(userdata, token) holds is not
- * chosen (it is asked of likely tokens only; NULL: none is banned). NaN logits count as -INFINITY.
- * Order: bias, penalties, then (temperature 0: the best) temperature, top-k, top-p, min-p. Ties go
- * to the lowest id. */
-void sampler_sample(Sampler *s, float *logits, bool (*bans)(const void *userdata, int32_t token),
-                    const void *userdata, struct sampled *ret);
+/* logits (n_vocab) are changed in place. banned (n_banned) tokens are never chosen: what the text
+ * stage says would complete a banned string. NaN logits count as -INFINITY. Order: bias, penalties,
+ * bans, then (temperature 0: the best) temperature, top-k, top-p, min-p. Ties go to the lowest id.
+ */
+void sampler_sample(Sampler *s, float *logits, const int32_t *banned, size_t n_banned,
+                    struct sampled *ret);
 /* Log-softmax of one row (NaN is replaced in it): the log-probability of `token`, and the n_top
  * best. */
 void sampler_score(float *logits, uint32_t n_vocab, int32_t token, float *ret_logprob,

@@ -159,18 +159,14 @@ static bool ends_text(const GkSeq *seq, int32_t token) {
     return false;
 }
 
-static bool bans(const void *userdata, int32_t token) {
-    const GkSeq *seq = userdata;
-
-    return text_stream_bans(seq->text, token);
-}
-
 void seq_take_logits(GkSeq *seq, size_t position, float *logits) {
     uint32_t n_top = seq->params.n_logprobs;
+    const int32_t *banned;
+    size_t n_banned;
 
     if (seq->params.mode == GK_GENERATE) {
-        sampler_sample(seq->sampler, logits, seq->params.n_banned_strings > 0 ? bans : NULL, seq,
-                       &seq->sampled);
+        n_banned = text_stream_banned(seq->text, &banned);
+        sampler_sample(seq->sampler, logits, banned, n_banned, &seq->sampled);
         return;
     }
     sampler_score(logits, seq->engine->shape.n_vocab, seq->tokens[position + 1],
@@ -190,9 +186,23 @@ static void finish_scoring(GkSeq *seq, size_t n_before, struct gk_result *ret) {
         ret->finish = seq->finish = GK_FINISH_SCORED;
 }
 
+/* Two views of the stream in one: what the last token released, and then what was still held back.
+ */
+static void flush_after(GkSeq *seq, struct text_out *out) {
+    size_t n = MIN(out->n, sizeof(seq->last_text) / 2);
+
+    (void)memcpy(seq->last_text, out->text, n);
+    text_stream_flush(seq->text, out);
+    out->n = MIN(out->n, sizeof(seq->last_text) - n);
+    (void)memcpy(seq->last_text + n, out->text, out->n);
+    out->text = seq->last_text;
+    out->n += n;
+}
+
 static void accept_token(GkSeq *seq, struct gk_result *ret) {
     int32_t token = seq->sampled.token;
-    bool stopped = ends_text(seq, token);
+    bool ended = ends_text(seq, token);
+    struct text_out out;
 
     seq->tokens[seq->n_tokens++] = token;
     sampler_accept(seq->sampler, token, false);
@@ -202,17 +212,20 @@ static void accept_token(GkSeq *seq, struct gk_result *ret) {
     ret->top = seq->sampled.top;
     ret->n_top = seq->sampled.n_top;
     /* The end token itself is not text. */
-    if (!stopped)
-        stopped = text_stream_push(seq->text, token);
-    if (stopped)
+    if (ended)
+        text_stream_flush(seq->text, &out);
+    else
+        text_stream_push(seq->text, token, &out);
+    if (ended || out.stop) {
         seq->finish = GK_FINISH_STOP;
-    else if (seq->n_tokens == seq->n_tokens_max)
+    } else if (seq->n_tokens == seq->n_tokens_max) {
         seq->finish = GK_FINISH_LENGTH;
-    if (seq->finish != GK_FINISH_NONE && *text_stream_stop(seq->text) == '\0')
-        text_stream_end(seq->text);
+        flush_after(seq, &out);
+    }
     ret->finish = seq->finish;
-    ret->stop = text_stream_stop(seq->text);
-    ret->text = text_stream_take(seq->text, &ret->n_text);
+    ret->stop = out.stop ? out.stop : "";
+    ret->text = out.text;
+    ret->n_text = out.n;
 }
 
 void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret) {

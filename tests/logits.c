@@ -79,8 +79,9 @@ static void run_line(struct run *run, const int32_t *tokens, size_t n) {
         uint32_t budget = info->n_rows_max, n_plan = 0;
 
         for (uint32_t i = 0; i < n_seqs; i++) {
-            size_t pending = gk_seq_n_pending(seqs[i]), left = n_seqs - 1 - i;
-            uint32_t take = (uint32_t)MIN(pending, (size_t)(budget - MIN(left, budget - 1)));
+            size_t pending = gk_seq_n_pending(seqs[i]);
+            uint32_t kept = MIN(n_seqs - 1 - i, budget - 1); /* a row for each that comes after */
+            uint32_t take = (uint32_t)MIN(pending, (size_t)(budget - kept));
 
             take = run->n_slice ? MIN(take, run->n_slice) : take;
             if (take == 0 || pending == 0)

@@ -21,7 +21,9 @@ struct TextStream {
     struct needle *stops, *banned;
     size_t n_stops, n_banned;
     bool stop_in_output;
-    const char *stop; /* the one that matched */
+    const char *stop; /* the one that matched, or NULL */
+    int32_t
+        *banned_tokens; // (n_vocab) what text_stream_banned() gives; NULL without banned strings
     /* Bytes not yet released: an incomplete sequence, or a possible beginning of a stop string. */
     size_t n_held;
     char held[STRING_MAX + 8 + PIECE_MAX];
@@ -61,13 +63,17 @@ int text_stream_new(TextStream **ret, const Tokenizer *t, const struct gk_params
     if (!s)
         return -ENOMEM;
     s->tokenizer = t;
-    s->stop = "";
     s->stop_in_output = params->stop_in_output;
     if ((r = copy_needles(&s->stops, &s->n_stops, params->stop_strings, params->n_stop_strings)) !=
             0 ||
         (r = copy_needles(&s->banned, &s->n_banned, params->banned_strings,
                           params->n_banned_strings)) != 0)
         return r;
+    if (s->n_banned > 0) {
+        s->banned_tokens = alloc_array(tokenizer_n_vocab(t), sizeof(*s->banned_tokens));
+        if (!s->banned_tokens)
+            return -ENOMEM;
+    }
     *ret = take_ptr(s);
     return 0;
 }
@@ -77,17 +83,16 @@ TextStream *text_stream_free(TextStream *s) {
         return NULL;
     free_needles(s->stops, s->n_stops);
     free_needles(s->banned, s->n_banned);
+    free(s->banned_tokens);
     free(s);
     return NULL;
 }
 
-bool text_stream_bans(const TextStream *s, int32_t token) {
+static bool bans(const TextStream *s, int32_t token) {
     char text[STRING_MAX + PIECE_MAX];
     const char *piece;
     size_t n;
 
-    if (s->n_banned == 0)
-        return false;
     piece = tokenizer_piece(s->tokenizer, token, &n);
     n = MIN(n, (size_t)PIECE_MAX);
     if (n == 0)
@@ -103,6 +108,16 @@ bool text_stream_bans(const TextStream *s, int32_t token) {
             return true;
     }
     return false;
+}
+
+size_t text_stream_banned(TextStream *s, const int32_t **ret_tokens) {
+    size_t n = 0;
+
+    for (uint32_t i = 0; s->n_banned > 0 && i < tokenizer_n_vocab(s->tokenizer); i++)
+        if (bans(s, (int32_t)i))
+            s->banned_tokens[n++] = (int32_t)i;
+    *ret_tokens = s->banned_tokens;
+    return n;
 }
 
 static void keep_tail(TextStream *s, const char *piece, size_t n) {
@@ -197,11 +212,20 @@ static size_t stop_suffix(const TextStream *s) {
     return longest;
 }
 
-bool text_stream_push(TextStream *s, int32_t token) {
+static void give(TextStream *s, struct text_out *ret) {
+    *ret = (struct text_out){.text = s->released, .n = s->n_released, .stop = s->stop};
+    s->n_released = 0;
+}
+
+void text_stream_push(TextStream *s, int32_t token, struct text_out *ret) {
     const struct needle *stop;
     const char *piece;
     size_t n, at = 0;
 
+    if (s->stop) {
+        give(s, ret);
+        return;
+    }
     piece = tokenizer_piece(s->tokenizer, token, &n);
     n = MIN(n, (size_t)PIECE_MAX);
     keep_tail(s, piece, n);
@@ -212,25 +236,16 @@ bool text_stream_push(TextStream *s, int32_t token) {
         s->stop = stop->bytes;
         release(s, at + (s->stop_in_output ? stop->n : 0));
         s->n_held = 0;
-        return true;
+    } else {
+        at = MAX(stop_suffix(s), incomplete_suffix(s->held, s->n_held));
+        /* A beginning of a stop string must not cut a sequence in two: the cut moves before it. */
+        at += incomplete_suffix(s->held, s->n_held - at);
+        release(s, s->n_held - at);
     }
-    at = MAX(stop_suffix(s), incomplete_suffix(s->held, s->n_held));
-    /* A beginning of a stop string must not cut a sequence in two: let the cut move before it. */
-    at += incomplete_suffix(s->held, s->n_held - at);
-    release(s, s->n_held - at);
-    return false;
+    give(s, ret);
 }
 
-void text_stream_end(TextStream *s) {
+void text_stream_flush(TextStream *s, struct text_out *ret) {
     release(s, s->n_held);
-}
-
-const char *text_stream_take(TextStream *s, size_t *ret_n) {
-    *ret_n = s->n_released;
-    s->n_released = 0;
-    return s->released;
-}
-
-const char *text_stream_stop(const TextStream *s) {
-    return s->stop;
+    give(s, ret);
 }
