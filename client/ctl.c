@@ -2,6 +2,7 @@
 #include "client/command.h"
 
 #include "base/macro.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -341,23 +342,6 @@ const char *ctl_human(double value, const char *unit, char buffer[32]) {
     return buffer;
 }
 
-/* Length of the UTF-8 sequence at the start of p[0..n), 0 where there is none (RFC 3629). */
-static size_t utf8_length(const unsigned char *p, size_t n) {
-    size_t length = p[0] < 0x80 ? 1 : p[0] >= 0xF0 ? 4 : p[0] >= 0xE0 ? 3 : 2;
-
-    if (p[0] >= 0x80 && (p[0] < 0xC2 || p[0] > 0xF4))
-        return 0;
-    if (length > n)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((p[i] & 0xC0) != 0x80)
-            return 0;
-    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) ||
-        (p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F))
-        return 0;
-    return length;
-}
-
 json_t *ctl_json_text(const char *bytes, size_t n) {
     static const char replacement[] = "\xEF\xBF\xBD";
     CLEANUP(freep) char *clean = malloc(n * 3 + 1);
@@ -366,7 +350,8 @@ json_t *ctl_json_text(const char *bytes, size_t n) {
     if (!clean)
         return NULL;
     for (size_t i = 0; i < n;) {
-        size_t length = utf8_length((const unsigned char *)bytes + i, n - i);
+        uint32_t code;
+        size_t length = utf8_decode(bytes + i, n - i, &code);
 
         (void)memcpy(clean + to, length ? bytes + i : replacement, length ? length : 3);
         to += length ? length : 3;
