@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# grokctl as a person or a script uses it: what it prints where, and what it exits with.
+# shellcheck source=tests/util/tap.sh
+. "$(dirname "$0")/../util/tap.sh"
+# shellcheck source=tests/util/grokd.sh
+. "$(dirname "$0")/../util/grokd.sh"
+cd "$root" || exit 1
+
+PROMPT=$'Q: What does tar do?\nA:'
+ANSWER=" tar(1) - an archiving utility."
+
+ctl() {
+    "$build/grokctl" --socket "$socket" "$@"
+}
+
+exits() { # CODE COMMAND...
+    local due=$1 status
+    shift
+    "$@" >"$scratch/out" 2>"$scratch/err" </dev/null
+    status=$?
+    cat "$scratch/out" "$scratch/err"
+    [ "$status" = "$due" ] || { echo "exit status $status" && return 1; }
+}
+
+says() { # CODE PATTERN COMMAND...: fails with one plain sentence that has the pattern
+    local code=$1 pattern=$2
+    shift 2
+    exits "$code" "$@" && grep -q -- "$pattern" "$scratch/err" &&
+        [ "$(wc -l <"$scratch/err")" = 1 ] && [ ! -s "$scratch/out" ]
+}
+
+prompts_agree() {
+    printf '%s' "$PROMPT" >"$scratch/prompt"
+    [ "$(ctl -q generate "$PROMPT")" = "$ANSWER" ] &&
+        [ "$(ctl -q generate --file "$scratch/prompt")" = "$ANSWER" ] &&
+        [ "$(ctl -q generate --file - <"$scratch/prompt")" = "$ANSWER" ] &&
+        [ "$(ctl -q generate <"$scratch/prompt")" = "$ANSWER" ]
+}
+
+figures_can_be_hidden() {
+    ctl generate "$PROMPT" >"$scratch/out" 2>"$scratch/err" && grep -q '[0-9]/s' "$scratch/err" &&
+        ctl --quiet generate "$PROMPT" 2>"$scratch/err" && [ ! -s "$scratch/err" ]
+}
+
+all_json() { # COMMAND...: every line of its output is a JSON object
+    ctl --json "$@" >"$scratch/json" || return 1
+    cat "$scratch/json"
+    /usr/bin/python3 -c '
+import json, sys
+lines = [json.loads(line) for line in sys.stdin]
+sys.exit(not lines or not all(isinstance(line, dict) for line in lines))' <"$scratch/json"
+}
+
+json_failure() {
+    ctl --json generate -m nobody Hello >"$scratch/json" 2>"$scratch/err"
+    [ $? = 1 ] && /usr/bin/python3 -c '
+import json, sys
+error = json.loads(sys.stdin.readlines()[-1])["error"]
+sys.exit(error["code"] != "NOT_FOUND" or "nobody" not in error["message"])' <"$scratch/json"
+}
+
+there_and_back() {
+    local text="Tea for two,  and two for tea."
+    [ "$(ctl tokenize "$text" | ctl detokenize)" = "$text" ]
+}
+
+no_bar_in_a_pipe() {
+    ctl load demo >"$scratch/out" 2>"$scratch/err" && ! grep -q $'\r' "$scratch/out" "$scratch/err"
+}
+
+interrupt() { # Ctrl-C ends the request in the daemon, says what it cost, and exits with 130
+    local pid status=0
+    rm -f "$scratch/out"
+    "$build/grokctl" --socket "$socket" generate --max-tokens 4000 --ignore-eos "$PROMPT" \
+        >"$scratch/out" 2>"$scratch/err" &
+    pid=$!
+    until [ -s "$scratch/out" ]; do
+        kill -0 "$pid" || return 1
+        sleep 0.01
+    done
+    kill -INT "$pid"
+    wait "$pid"
+    status=$?
+    cat "$scratch/err"
+    [ "$status" = 130 ] && grep -q generated "$scratch/err" && nothing_runs
+}
+
+nothing_runs() {
+    ctl --json status | grep -q '"requests_running":0'
+}
+
+cancel_by_id() {
+    rm -f "$scratch/out"
+    ctl generate --max-tokens 4000 --ignore-eos --request-id mine "$PROMPT" >"$scratch/out" \
+        2>"$scratch/err" &
+    local pid=$!
+    until [ -s "$scratch/out" ]; do
+        kill -0 "$pid" || return 1
+        sleep 0.01
+    done
+    ctl cancel mine || return 1
+    wait "$pid"
+    [ $? = 1 ] && grep -qi cancel "$scratch/err"
+}
+
+logprobs_table() {
+    ctl -q generate --logprobs 3 --max-tokens 4 "$PROMPT" >"$scratch/out" && cat "$scratch/out" &&
+        [ "$(wc -l <"$scratch/out")" -ge 4 ] && grep -q -- '-[0-9]' "$scratch/out"
+}
+
+check "nobody there" says 3 "$socket" ctl status
+check "grokd starts" start_grokd --model demo=engine/demo/model-q8_0.gguf
+check "a prompt comes as argument, file or standard input" prompts_agree
+check "figures go to standard error, if wanted" figures_can_be_hidden
+for command in status models "show" "show demo" "load demo" "tokenize Hello" "detokenize 310 4035" \
+    "score Hello there" "generate --max-tokens 3 Hello"; do
+    # shellcheck disable=SC2086 # words
+    check "$command in JSON" all_json $command
+done
+check "a failure in JSON" json_failure
+check "tokens there and back" there_and_back
+check "log-probabilities as a table" logprobs_table
+check "no progress bar in a pipe" no_bar_in_a_pipe
+check "an unknown model" says 1 nobody ctl generate -m nobody Hello
+check "a bad parameter" says 1 temperature ctl generate --temperature -1 Hello
+check "an unknown command" says 2 frobnicate ctl frobnicate
+check "an option without its number" says 2 max-tokens ctl generate --max-tokens many Hello
+check "a file that is not there" says 2 "$scratch/nothing" ctl generate --file "$scratch/nothing"
+check "a full disk" exits 4 sh -c "'$build/grokctl' --socket '$socket' status >/dev/full"
+check "Ctrl-C" interrupt
+check "cancel" cancel_by_id
+check "cancel of what does not run" exits 1 ctl cancel nothing
+check "--help and --version" eval 'exits 0 ctl --help && exits 0 ctl --version'
+check "grokd stops" stop_grokd
+finish
