@@ -43,7 +43,7 @@ SYSCONFDIR  ?= /etc
 SHAREDIR    := $(PREFIX)/share/grokd
 
 CC       ?= cc
-CFLAGS   ?= $(if $(SANITIZE),-O1,-O2) -g
+CFLAGS   ?= $(if $(SANITIZE),-O1 -g1,-O2 -g)
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wundef -Wvla -Wmissing-prototypes -Wstrict-prototypes \
             -Wformat=2 -Wno-unknown-warning-option -Wno-format-truncation -Wpointer-arith -Wwrite-strings
 HARDEN   := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
@@ -66,7 +66,7 @@ daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)
 $(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd.conf"' \
                                  -DGROKD_SHARE_DIR='"$(SHAREDIR)"'
 
-# Instruction sets are chosen at run time; each of these files holds one, and exports its table only:
+# Instruction sets are chosen at run time; each of these files holds one, and exports its table only.
 AVX2   := -O3 -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(BUILD)/engine/kern/%.o: ISA := -O3
@@ -82,6 +82,7 @@ $(proto_SRC:%.c=$(BUILD)/%.o) $(proto_SRC:%.c=$(BUILD)/pic/%.o): STRICT += -Wcon
 
 Q   := $(if $(V),,@)
 MAKEFLAGS += --no-print-directory
+comma := ,
 jobs = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 say  = $(if $(V),,@printf '  %-5s %s\n' '$1' '$2')
 obj  = $(patsubst %.c,$(BUILD)/%.o,$1)
@@ -158,8 +159,6 @@ $(BUILD)/libgrokd.so: $(BUILD)/$(LIB)
 $(BUILD)/libgrokd.a: $(client_OBJ)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
-
-comma := ,
 
 # ---- tests ----
 
@@ -277,14 +276,11 @@ install: all
 	    $(INSTALL) 644 systemd/grokd.conf -t $(DESTDIR)$(SYSCONFDIR)/grokd
 	$(if $(DESTDIR),,-ldconfig)
 
-uninstall:
-	rm -rf $(DESTDIR)$(SHAREDIR)
-	cd $(DESTDIR)$(PREFIX) && rm -f bin/grokd bin/grokctl lib/libgrokd.* include/grokd.h \
-	    lib/pkgconfig/libgrokd.pc $(foreach m,$(notdir $(MAN)),share/man/man$(subst .,,$(suffix $m))/$m) \
-	    share/bash-completion/completions/grokctl \
-	    share/bash-completion/completions/grokd share/zsh/site-functions/_grokctl \
-	    lib/sysusers.d/grokd.conf lib/tmpfiles.d/grokd.conf
-	rm -f $(DESTDIR)$(UNITS)/grokd.service $(DESTDIR)$(UNITS)/grokd.socket
+# What install would put there.
+uninstall: all
+	tree=$$(mktemp -d) && $(MAKE) -s DESTDIR=$$tree install && \
+	    (cd $$tree && find . ! -type d ! -path '.$(SYSCONFDIR)/*') | (cd $(DESTDIR)/ && xargs rm -f) && \
+	    rm -rf $$tree && rmdir $(DESTDIR)$(SHAREDIR)
 
 # ---- chores ----
 
@@ -307,7 +303,8 @@ clean:
 	rm -rf $(BUILD)
 
 .FORCE:
-.PHONY: all fuzz fuzz-build tests-build generated flags check test asan demo lint format install uninstall help clean .FORCE
+.PHONY: all tests-build check test demo asan fuzz fuzz-build lint generated flags format install \
+        uninstall help clean .FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
--include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -path $(BUILD)/fuzz -prune -o -path $(BUILD)/fuzz -prune -o -name '*.d' -print 2>/dev/null)
+-include $(shell find $(BUILD) -path $(BUILD)/asan -prune -o -path $(BUILD)/fuzz -prune -o -name '*.d' -print 2>/dev/null)
