@@ -1,0 +1,178 @@
+/*
+ * The exactness contract: a sequence's logits are the same bits alone and in company, on any number
+ * of threads, on every instruction set, and however its prompt is sliced.
+ */
+#include "base/alloc.h"
+#include "engine/engine.h"
+#include "tests/util/test.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define N_PROMPT  90 /* more than one page */
+#define N_COMPANY 7
+
+struct seen {
+    const GkSeq *watched;
+    float *logits; // (N_PROMPT, n_vocab)
+    size_t n_rows;
+};
+
+struct way {
+    unsigned n_threads;
+    const char *isa;
+    uint32_t n_slice;
+    uint32_t n_company, company_begins; /* the watched sequence joins after so many steps */
+};
+
+static void on_row(void *userdata, const GkSeq *seq, const char *name, int i_layer, size_t position,
+                   const float *values, size_t n) {
+    struct seen *s = userdata;
+
+    (void)i_layer;
+    if (seq != s->watched || strcmp(name, "logits") != 0)
+        return;
+    (void)memcpy(s->logits + position * n, values, n * sizeof(float));
+    s->n_rows++;
+}
+
+static GkSeq *make(GkEngine *e, uint32_t which, size_t n) {
+    uint32_t n_vocab = gk_engine_info(e)->n_vocab;
+    struct gk_params params = gk_params_default();
+    int32_t tokens[N_PROMPT * 2];
+    GkSeq *seq;
+
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)((i * 37 + which * 101 + i * i % 11 + 5) % n_vocab);
+    params.mode = GK_SCORE;
+    assert(gk_seq_new(&seq, e, tokens, n, &params, NULL) == 0);
+    return seq;
+}
+
+static void step(GkEngine *e, GkSeq **seqs, uint32_t n, uint32_t n_slice) {
+    struct gk_result results[N_COMPANY + 1];
+    struct gk_plan_row rows[N_COMPANY + 1];
+    size_t n_plan = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        size_t pending = gk_seq_n_pending(seqs[i]);
+
+        if (pending > 0)
+            rows[n_plan++] = (struct gk_plan_row){seqs[i], (uint32_t)MIN(pending, (size_t)n_slice)};
+    }
+    if (n_plan > 0)
+        assert(gk_step(e, &(struct gk_plan){rows, n_plan}, results) == 0);
+}
+
+static float *run(const char *path, const struct way *w, bool exact_floats, size_t *ret_n_vocab) {
+    struct gk_options o = {.path = path,
+                           .isa = w->isa,
+                           .n_rows_max = 2048,
+                           .exact_floats = exact_floats,
+                           .kv_bytes_max = 64u << 20};
+    GkSeq *seqs[N_COMPANY + 1];
+    struct seen seen = {0};
+    GkEngine *e;
+
+    assert(gk_pool_new(&o.pool, w->n_threads, NULL) == 0);
+    assert(gk_engine_open(&e, &o, NULL) == 0);
+    *ret_n_vocab = gk_engine_info(e)->n_vocab;
+    seen.logits = alloc_array(N_PROMPT * *ret_n_vocab, sizeof(float));
+    gk_engine_observe(e, &(struct gk_observer){on_row, &seen});
+    for (uint32_t i = 0; i < w->n_company; i++)
+        seqs[i] = make(e, i + 1, N_PROMPT / 2 + 13 * i);
+    for (uint32_t i = 0; i < w->company_begins; i++)
+        step(e, seqs, w->n_company, 5);
+    seqs[w->n_company] = make(e, 0, N_PROMPT);
+    seen.watched = seqs[w->n_company];
+    while (gk_seq_n_pending(seen.watched) > 0)
+        step(e, seqs, w->n_company + 1, w->n_slice);
+    assert(seen.n_rows == N_PROMPT);
+    for (uint32_t i = 0; i <= w->n_company; i++)
+        (void)gk_seq_free(seqs[i]);
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+    return seen.logits;
+}
+
+static bool available(const char *isa) {
+    const char *const *names = gk_isa_names();
+
+    for (unsigned i = 0; names[i]; i++)
+        if (strcmp(names[i], isa) == 0)
+            return gk_isa_available() >> i & 1;
+    return false;
+}
+
+static void check(const char *path, bool exact_floats) {
+    struct way ways[32] = {
+        {1, NULL, 1, 0, 0},  {1, NULL, 7, 0, 0},    {1, NULL, 64, 0, 0}, {2, NULL, 2000, 0, 0},
+        {2, NULL, 1, 0, 0},  {3, NULL, 7, 0, 0},    {2, NULL, 64, 7, 0}, {1, NULL, 1, 7, 0},
+        {2, NULL, 64, 7, 9}, {2, NULL, 2000, 7, 3}, {3, NULL, 7, 7, 20},
+    };
+    size_t n_ways = 11, n_vocab;
+    float *first;
+
+    for (const char *const *isa = gk_isa_names(); *isa; isa++) {
+        if (!available(*isa))
+            continue;
+        ways[n_ways++] = (struct way){2, *isa, 64, 3, 2};
+        ways[n_ways++] = (struct way){1, *isa, 2000, 0, 0};
+    }
+    first = run(path, &(struct way){1, "generic", 2000, 0, 0}, exact_floats, &n_vocab);
+    for (size_t i = 0; i < n_ways; i++) {
+        float *again = run(path, &ways[i], exact_floats, &n_vocab);
+
+        if (memcmp(first, again, N_PROMPT * n_vocab * sizeof(float)) != 0) {
+            (void)printf(
+                "# %s: threads %u, isa %s, slice %u, company %u after %u steps: other bits\n", path,
+                ways[i].n_threads, ways[i].isa ? ways[i].isa : "best", ways[i].n_slice,
+                ways[i].n_company, ways[i].company_begins);
+            assert(!"the same bits");
+        }
+        free(again);
+    }
+    free(first);
+}
+
+#define GOLDEN "tests/golden/"
+
+static void test_grok(void) {
+    check(GOLDEN "grok/model-q8_0.gguf", false);
+    check(GOLDEN "grok/model-q5_1.gguf", false);
+    check(GOLDEN "grok/model-q5_0.gguf", false);
+    check(GOLDEN "grok/model-q4_1.gguf", false);
+    check(GOLDEN "grok/model-q4_0.gguf", false);
+}
+
+static void test_mixtral(void) {
+    check(GOLDEN "mixtral/model-q8_0.gguf", false);
+    check(GOLDEN "mixtral/model-q5_1.gguf", false);
+    check(GOLDEN "mixtral/model-q4_0.gguf", false);
+}
+
+static void test_k_quants(void) {
+    check(GOLDEN "mixtral256/model-q2_k.gguf", false);
+    check(GOLDEN "mixtral256/model-q3_k.gguf", false);
+    check(GOLDEN "mixtral256/model-q4_k.gguf", false);
+    check(GOLDEN "mixtral256/model-q5_k.gguf", false);
+    check(GOLDEN "mixtral256/model-q6_k.gguf", false);
+}
+
+static void test_exact_floats(void) {
+    check(GOLDEN "grok/model-f32.gguf", true);
+    check(GOLDEN "mixtral/model-f16.gguf", true);
+    check(GOLDEN "mixtral/model-bf16.gguf", true);
+    check(GOLDEN "qwen2/model-f32.gguf", true);
+    check(GOLDEN "chatglm/model-f32.gguf", true);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        {"grok", test_grok, 120},
+        {"mixtral", test_mixtral, 120},
+        {"k_quants", test_k_quants, 120},
+        {"exact_floats", test_exact_floats, 120},
+    };
+    return test_main(tests, ARRAY_SIZE(tests), argc, argv);
+}
