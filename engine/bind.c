@@ -51,6 +51,15 @@ static int get_u32(const struct keys *k, const char *name, uint32_t least, uint3
     return 0;
 }
 
+/* Leaves *ret alone where the key is absent. */
+static int get_bool(const struct keys *k, const char *name, bool *ret) {
+    char key[KEY_MAX];
+
+    if (model_file_has(k->file, key_name(k, name, key)) && !model_file_get_bool(k->file, key, ret))
+        return error_set(k->reterr, GK_E_FILE, "key %s is not a bool", key);
+    return 0;
+}
+
 /* A finite float in (above, most]; absent: what *ret holds already. */
 static int get_f32(const struct keys *k, const char *name, float above, float most, float *ret) {
     char key[KEY_MAX];
@@ -88,12 +97,13 @@ static int bind_heads(const struct keys *k, const struct manifest *m, Shape *s) 
                      &s->n_rot)) != 0)
         return r;
     if (s->n_heads % s->n_kv_heads != 0 || s->n_heads / s->n_kv_heads > HEADS_PER_KV_MAX)
-        return error_set(k->reterr, GK_E_FILE, "%u query heads can't share %u key/value heads",
-                         s->n_heads, s->n_kv_heads);
+        return error_set(k->reterr, GK_E_FILE,
+                         "key %s.attention.head_count_kv is %u: %u query heads can't share so many",
+                         k->architecture, s->n_kv_heads, s->n_heads);
     if (value_length != s->head_size)
         return error_set(k->reterr, GK_E_FILE,
-                         "keys of %u and values of %u features: they must be equal", s->head_size,
-                         value_length);
+                         "key %s.attention.value_length is %u: it must be the keys' %u",
+                         k->architecture, value_length, s->head_size);
     if (s->n_rot > s->head_size || s->n_rot % 2 != 0)
         return error_set(
             k->reterr, GK_E_FILE,
@@ -102,8 +112,9 @@ static int bind_heads(const struct keys *k, const struct manifest *m, Shape *s) 
     return 0;
 }
 
+/* Files without a type but with a factor are from before there were types: linear. */
 static int bind_rope(const struct keys *k, Shape *s) {
-    struct file_string type;
+    struct file_string type = {.bytes = "linear", .n = 6};
     char key[KEY_MAX];
     int r;
 
@@ -111,36 +122,36 @@ static int bind_rope(const struct keys *k, Shape *s) {
     s->rope_scale = 1;
     if ((r = get_f32(k, "rope.freq_base", 1, 1e12f, &s->rope_base)) != 0)
         return r;
-    if (!model_file_get_string(k->file, key_name(k, "rope.scaling.type", key), &type))
-        return get_f32(k, "rope.scale_linear", 0, 1e4f, &s->rope_scale);
+    if (model_file_has(k->file, key_name(k, "rope.scaling.type", key)) &&
+        !model_file_get_string(k->file, key, &type))
+        return error_set(k->reterr, GK_E_FILE, "key %s is not a string", key);
     if (type.n == 4 && memcmp(type.bytes, "none", 4) == 0)
         return 0;
-    if (type.n == 6 && memcmp(type.bytes, "linear", 6) == 0)
-        return get_f32(k, "rope.scaling.factor", 0, 1e4f, &s->rope_scale);
+    if (type.n == 6 && memcmp(type.bytes, "linear", 6) == 0) {
+        r = get_f32(k, "rope.scale_linear", 0, 1e4f, &s->rope_scale);
+        return r ? r : get_f32(k, "rope.scaling.factor", 0, 1e4f, &s->rope_scale);
+    }
     return error_set(k->reterr, GK_E_FILE,
                      "key %s asks for a RoPE scaling that is not 'none' or 'linear'", key);
 }
 
 static int bind_experts(const struct keys *k, struct manifest *m, Shape *s) {
     uint32_t function = 1;
-    char key[KEY_MAX];
-    bool b;
     int r;
 
     if ((r = get_u32(k, "expert_count", 0, EXPERTS_MAX, 0, &s->n_experts)) != 0 ||
         (r = get_u32(k, "expert_used_count", 0, EXPERTS_USED_MAX, 0, &s->n_experts_used)) != 0 ||
         (r = get_factor(k, "expert_weights_scale", &m->gate_scale)) != 0 ||
         (r = get_factor(k, "router_logit_softcapping", &m->router_cap)) != 0 ||
-        (r = get_u32(k, "expert_gating_func", 1, 2, 1, &function)) != 0)
+        (r = get_u32(k, "expert_gating_func", 1, 2, 1, &function)) != 0 ||
+        (r = get_bool(k, "expert_weights_norm", &m->renormalize_gates)) != 0)
         return r;
     m->gating = function == 2 ? GATING_SIGMOID : GATING_SOFTMAX;
     if (m->gate_scale == 0)
         m->gate_scale = 1;
-    if (model_file_get_bool(k->file, key_name(k, "expert_weights_norm", key), &b))
-        m->renormalize_gates = b;
     if (s->n_experts_used > s->n_experts || (s->n_experts > 0 && s->n_experts_used == 0))
-        return error_set(k->reterr, GK_E_FILE, "%u of %u experts used: that can't be",
-                         s->n_experts_used, s->n_experts);
+        return error_set(k->reterr, GK_E_FILE, "key %s.expert_used_count is %u of %u experts",
+                         k->architecture, s->n_experts_used, s->n_experts);
     return 0;
 }
 
@@ -159,6 +170,7 @@ static int bind_scales(const struct keys *k, struct manifest *m) {
 
 static int bind_vocab(const struct keys *k, Shape *s) {
     const struct file_tensor *embedding = model_file_find(k->file, "token_embd.weight");
+    int r;
 
     if (!embedding)
         return error_set(k->reterr, GK_E_FILE, "tensor token_embd.weight is missing");
@@ -166,15 +178,21 @@ static int bind_vocab(const struct keys *k, Shape *s) {
         return error_set(k->reterr, GK_E_FILE,
                          "tensor token_embd.weight has %llu rows, more than %u",
                          (unsigned long long)embedding->dims[1], VOCAB_MAX);
-    return get_u32(k, "vocab_size", (uint32_t)embedding->dims[1], (uint32_t)embedding->dims[1],
-                   (uint32_t)embedding->dims[1], &s->n_vocab);
+    r = get_u32(k, "vocab_size", 1, VOCAB_MAX, (uint32_t)embedding->dims[1], &s->n_vocab);
+    if (r != 0)
+        return r;
+    if (s->n_vocab != embedding->dims[1])
+        return error_set(k->reterr, GK_E_FILE,
+                         "key %s.vocab_size is %u, but tensor token_embd.weight has %llu rows",
+                         k->architecture, s->n_vocab, (unsigned long long)embedding->dims[1]);
+    return 0;
 }
 
 int bind_shape(const ModelFile *f, struct manifest *ret_manifest, Shape *ret_shape, Error *reterr) {
     const struct manifest *row;
     struct file_string name;
     struct keys k = {.file = f, .reterr = reterr};
-    Shape s = {.norm_eps = 1e-5f};
+    Shape s = {.norm_eps = 0};
     char shown[64];
     int r;
 
@@ -196,6 +214,9 @@ int bind_shape(const ModelFile *f, struct manifest *ret_manifest, Shape *ret_sha
         (r = bind_experts(&k, ret_manifest, &s)) != 0 || (r = bind_scales(&k, ret_manifest)) != 0 ||
         (r = bind_vocab(&k, &s)) != 0)
         return r;
+    if (s.norm_eps == 0)
+        return error_set(reterr, GK_E_FILE, "key %s.attention.layer_norm_rms_epsilon is missing",
+                         k.architecture);
     s.tied_output = !model_file_find(f, "output.weight");
     *ret_shape = s;
     return 0;
@@ -206,6 +227,7 @@ int bind_shape(const ModelFile *f, struct manifest *ret_manifest, Shape *ret_sha
 struct binder {
     const ModelFile *file;
     Weights *weights;
+    bool *used; /* (the file's tensors) */
     Error *reterr;
 };
 
@@ -236,6 +258,7 @@ static int find_tensor(const struct binder *b, const char *name, uint64_t k, uin
             (unsigned long long)t->dims[1], (unsigned long long)t->dims[2],
             (unsigned long long)t->dims[3], (unsigned long long)k, (unsigned long long)n_out,
             (unsigned long long)n_matrices);
+    b->used[t - model_file_tensor(b->file, 0)] = true;
     *ret = t;
     return 0;
 }
@@ -457,13 +480,24 @@ static int bind_layer(struct binder *b, const struct manifest *m, const Shape *s
     return bind_feed_forward(b, m, s, i_layer, l);
 }
 
+/* What is left over is a part of the model that we would leave out: its answers would be wrong. */
+static int check_all_used(const struct binder *b, const struct manifest *m) {
+    for (size_t i = 0; i < model_file_n_tensors(b->file); i++)
+        if (!b->used[i])
+            return error_set(b->reterr, GK_E_FILE,
+                             "tensor %s has no place in a %s model of these dimensions",
+                             model_file_tensor(b->file, i)->name, m->architecture);
+    return 0;
+}
+
 int bind_weights(const ModelFile *f, const struct manifest *m, const Shape *s, Weights *ret,
                  Error *reterr) {
-    struct binder b = {.file = f, .weights = ret, .reterr = reterr};
+    CLEANUP(freep) bool *used = alloc_array(model_file_n_tensors(f), sizeof(*used));
+    struct binder b = {.file = f, .weights = ret, .used = used, .reterr = reterr};
     int r;
 
     ret->layers = own(&b, alloc_array(s->n_layers, sizeof(*ret->layers)));
-    if (!ret->layers)
+    if (!used || !ret->layers)
         return error_set(reterr, -ENOMEM, "out of memory");
     if ((r = bind_matrix(&b, "token_embd.weight", s->n_embd, s->n_vocab, &ret->embedding)) != 0 ||
         (r = bind_vector(&b, "output_norm.weight", s->n_embd, &ret->output_norm)) != 0)
@@ -475,7 +509,7 @@ int bind_weights(const ModelFile *f, const struct manifest *m, const Shape *s, W
     for (uint32_t i = 0; i < s->n_layers; i++)
         if ((r = bind_layer(&b, m, s, i)) != 0)
             return r;
-    return 0;
+    return check_all_used(&b, m);
 }
 
 void weights_deinit(Weights *w) {

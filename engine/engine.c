@@ -1,6 +1,7 @@
 /* The boundary: opening and closing, and what gk_step() does around the forward pass. See engine.h.
  */
 #include "base/alloc.h"
+#include "base/utf8.h"
 #include "engine/bind.h"
 #include "engine/info.h"
 #include "engine/internal.h"
@@ -80,6 +81,7 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
 
 int gk_engine_open(GkEngine **ret, const struct gk_options *options, Error *reterr) {
     CLEANUP(gk_engine_closep) GkEngine *e = alloc_new(GkEngine);
+    char shown[192];
     int r;
 
     if (!e)
@@ -89,7 +91,10 @@ int gk_engine_open(GkEngine **ret, const struct gk_options *options, Error *rete
     e->exact_floats = options->exact_floats;
     r = open_parts(e, options, reterr);
     if (r != 0) {
-        error_prefix(reterr, "%s", options->path);
+        if (e->file) /* the reader names it itself */
+            error_prefix(
+                reterr, "%s",
+                utf8_printable(shown, sizeof(shown), options->path, strlen(options->path)));
         return r;
     }
     *ret = take_ptr(e);

@@ -88,6 +88,13 @@ static int get_id(const ModelFile *f, const char *key, uint32_t n, int32_t *ret,
     return 0;
 }
 
+/* Leaves *ret alone where the key is absent. */
+static int get_bool(const ModelFile *f, const char *key, bool *ret, Error *reterr) {
+    if (model_file_has(f, key) && !model_file_get_bool(f, key, ret))
+        return error_set(reterr, GK_E_FILE, "key %s is not a bool", key);
+    return 0;
+}
+
 int tokenizer_from_gguf(Tokenizer **ret, const ModelFile *file, Error *reterr) {
     struct vocab v = {.add_bos = true, .add_dummy_prefix = true};
     int r;
@@ -95,13 +102,12 @@ int tokenizer_from_gguf(Tokenizer **ret, const ModelFile *file, Error *reterr) {
     if ((r = check_model(file, reterr)) == 0 && (r = read_pieces(file, &v, reterr)) == 0 &&
         (r = get_id(file, KEY("bos_token_id"), v.n, &v.bos, reterr)) == 0 &&
         (r = get_id(file, KEY("eos_token_id"), v.n, &v.eos, reterr)) == 0 &&
-        (r = get_id(file, KEY("unknown_token_id"), v.n, &v.unknown, reterr)) == 0) {
-        (void)model_file_get_bool(file, KEY("add_bos_token"), &v.add_bos);
-        (void)model_file_get_bool(file, KEY("add_space_prefix"), &v.add_dummy_prefix);
-        (void)model_file_get_bool(file, KEY("remove_extra_whitespaces"),
-                                  &v.remove_extra_whitespaces);
+        (r = get_id(file, KEY("unknown_token_id"), v.n, &v.unknown, reterr)) == 0 &&
+        (r = get_bool(file, KEY("add_bos_token"), &v.add_bos, reterr)) == 0 &&
+        (r = get_bool(file, KEY("add_space_prefix"), &v.add_dummy_prefix, reterr)) == 0 &&
+        (r = get_bool(file, KEY("remove_extra_whitespaces"), &v.remove_extra_whitespaces,
+                      reterr)) == 0)
         r = tokenizer_new(ret, &v, reterr);
-    }
     free(v.pieces);
     return r;
 }
