@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static GkPool *pool;
 
@@ -121,6 +122,8 @@ static void try_writer(const char *name, GgufWriter *w, enum verdict verdict, co
     assert(verdict != REFUSED || !accepted);
     assert(verdict != RUNS || accepted);
     assert(accepted || !reason || strstr(error.text, reason));
+    assert(accepted || strstr(error.text, path) == error.text); /* named, and once */
+    assert(accepted || !strstr(error.text + 1, path));
     for (const char *p = error.text; *p != '\0'; p++)
         assert((unsigned char)*p >= ' ' && *p != 0x7f);
 }
@@ -597,6 +600,72 @@ static void test_tokenizer_by_name(void) {
     stop();
 }
 
+/* ---- files that fail in use ---- */
+
+struct cut {
+    const char *path;
+    off_t n_left;
+};
+
+/* Between two layers: the pages of the next ones then fail under both threads. */
+static void cut_in_step(void *userdata, const GkSeq *seq, const char *name, int i_layer,
+                        size_t position, const float *values, size_t n) {
+    const struct cut *cut = userdata;
+
+    assert(seq && values && n > 0 && position < 128);
+    if (i_layer == 0 && strcmp(name, "hidden") == 0)
+        assert(truncate(cut->path, cut->n_left) == 0);
+}
+
+/* Cut while a sequence runs on two threads, before a step or within: the step says so, and nothing
+ * is answered after it. */
+static void lose_model(off_t n_left, bool within) {
+    static const int32_t tokens[] = {1, 260, 261, 262};
+    const char *path = temp_path("lost.gguf");
+    struct cut cut = {path, n_left};
+    struct gk_observer observer = {cut_in_step, &cut};
+    struct gk_options options = {.path = path};
+    struct gk_params params = gk_params_default();
+    struct gk_plan_row row = {.n_rows = 4};
+    struct gk_plan plan = {&row, 1};
+    struct gk_result result;
+    GgufWriter *w = tiny("grok", KERN_Q4_K); /* of many pages */
+    Error error = ERROR_INIT;
+    GkEngine *e = NULL;
+    GkSeq *seq = NULL;
+
+    gguf_writer_save(w, path);
+    gguf_writer_free(w);
+    assert(gk_pool_new(&options.pool, 2, &error) == 0);
+    assert(gk_engine_open(&e, &options, &error) == 0);
+    params.ignore_eos = true;
+    assert(gk_seq_new(&seq, e, tokens, 4, &params, &error) == 0);
+    row.seq = seq;
+    assert(gk_step(e, &plan, &result) == 0 && result.has_token);
+    assert(!gk_engine_is_lost(e));
+    if (within)
+        gk_engine_observe(e, &observer);
+    else
+        assert(truncate(path, n_left) == 0);
+    row.n_rows = 1;
+    assert(gk_step(e, &plan, &result) == GK_E_DATA_LOSS);
+    assert(result.finish == GK_FINISH_FAILED && result.seq == seq && !result.has_token);
+    assert(result.n_text == 0 && gk_seq_n_pending(seq) == 0 && gk_engine_is_lost(e));
+    (void)gk_seq_free(seq);
+    assert(gk_seq_new(&seq, e, tokens, 4, &params, &error) == GK_E_DATA_LOSS && error.text[0]);
+    (void)gk_engine_close(e);
+    (void)gk_pool_free(options.pool);
+}
+
+static void test_file_lost_in_use(void) {
+    static const off_t sizes[] = {0, 4096, 300000};
+
+    for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+        lose_model(sizes[i], false);
+        lose_model(sizes[i], true);
+    }
+}
+
 /* ---- changed bytes ---- */
 
 /* Small enough that each byte can be tried; the seed decides what it becomes. */
@@ -661,6 +730,7 @@ static const struct test tests[] = {
     TEST(tokenizer_arrays),
     TEST(scores_and_types),
     TEST(tokenizer_by_name),
+    TEST(file_lost_in_use),
     {"changed_header_bytes_llama", test_changed_header_bytes_llama, 60},
     {"changed_header_bytes_grok", test_changed_header_bytes_grok, 60},
     {"changed_data_bytes", test_changed_data_bytes, 60},
