@@ -8,7 +8,7 @@ VERSION := 0.1.0
 # ---- what there is, folder by folder ----
 
 base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
-engine_SRC := engine/attn.c engine/bind.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
+engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
               engine/moe.c engine/pool.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
               engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/spm.c engine/text/spm-gguf.c \
               engine/text/spm-model.c engine/text/stream.c
@@ -24,7 +24,7 @@ daemon_SRC :=
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
-                     unit/engine-exact
+                     unit/engine-exact unit/engine-pool
 unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS :=

@@ -7,6 +7,7 @@
 #include "engine/pool.h"
 
 #include "base/alloc.h"
+#include "engine/cpus.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -14,12 +15,13 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #define THREADS_MAX 1024
-#define SPINS_MAX   4000 /* about 50 µs of pauses */
+#define SPIN_NS     50000
+#define SPIN_PAUSES 64 /* between two looks at the clock */
 #define YIELDS_MAX  50
 
 /* A value that members wait to see change. */
@@ -41,6 +43,7 @@ struct GkPool {
     pool_fn *run;
     void *userdata;
     bool stop;
+    int64_t spin_ns;     /* 0 where members share CPUs: spinning would keep others from working */
     struct gate work;    /* moves on when there is something to run, or to stop */
     struct gate barrier; /* moves on when all have arrived */
     _Alignas(64) atomic_uint n_arrived;
@@ -52,14 +55,38 @@ static void gate_open(struct gate *g) {
         (void)syscall(SYS_futex, &g->epoch, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void gate_wait(struct gate *g, unsigned old) {
-    for (unsigned i = 0; i < SPINS_MAX; i++) {
-        if (atomic_load_explicit(&g->epoch, memory_order_acquire) != old)
-            return;
-        __builtin_ia32_pause();
-    }
+static bool gate_passed(struct gate *g, unsigned old) {
+    return atomic_load_explicit(&g->epoch, memory_order_acquire) != old;
+}
+
+static int64_t now_ns(void) {
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+/* A pause takes 10 to 140 cycles, depending on the CPU: hence the clock. */
+static bool gate_spin(struct gate *g, unsigned old, int64_t spin_ns) {
+    int64_t end = 0;
+
+    do {
+        for (unsigned i = 0; i < SPIN_PAUSES; i++) {
+            if (gate_passed(g, old))
+                return true;
+            __builtin_ia32_pause();
+        }
+        if (end == 0)
+            end = now_ns() + spin_ns;
+    } while (now_ns() < end);
+    return false;
+}
+
+static void gate_wait(struct gate *g, unsigned old, int64_t spin_ns) {
+    if (gate_spin(g, old, spin_ns))
+        return;
     for (unsigned i = 0; i < YIELDS_MAX; i++) {
-        if (atomic_load_explicit(&g->epoch, memory_order_acquire) != old)
+        if (gate_passed(g, old))
             return;
         (void)sched_yield();
     }
@@ -80,7 +107,7 @@ void pool_barrier(GkPool *pool, unsigned i_thread) {
         atomic_store_explicit(&pool->n_arrived, 0, memory_order_relaxed);
         gate_open(&pool->barrier);
     } else {
-        gate_wait(&pool->barrier, epoch);
+        gate_wait(&pool->barrier, epoch, pool->spin_ns);
     }
 }
 
@@ -101,7 +128,7 @@ static void *member_main(void *userdata) {
 
     pin(m->cpu);
     for (;;) {
-        gate_wait(&pool->work, epoch);
+        gate_wait(&pool->work, epoch, pool->spin_ns);
         epoch++;
         if (pool->stop)
             return NULL;
@@ -117,63 +144,6 @@ void pool_run(GkPool *pool, pool_fn *fn, void *userdata) {
         gate_open(&pool->work);
     fn(userdata, 0);
     pool_barrier(pool, 0);
-}
-
-/* ---- how many threads ---- */
-
-/* "max 100000", "150000 100000" (cgroup v2 cpu.max): CPUs' worth of quota, rounded up; 0: none. */
-static unsigned quota_of(const char *path) {
-    char quota[32] = "";
-    unsigned long long period = 0, amount;
-    FILE *f = fopen(path, "re");
-    unsigned r = 0;
-
-    if (!f)
-        return 0;
-    if (fscanf(f, "%31s %llu", quota, &period) == 2 && period > 0 && quota[0] >= '0' &&
-        quota[0] <= '9') {
-        amount = strtoull(quota, NULL, 10);
-        r = (unsigned)MIN((amount + period - 1) / period, (unsigned long long)THREADS_MAX);
-        r = MAX(r, 1u);
-    }
-    (void)fclose(f);
-    return r;
-}
-
-/* The smallest quota on the way from our cgroup to the root of the mount. */
-static unsigned cgroup_quota(void) {
-    char line[PATH_MAX], path[PATH_MAX + 64];
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    unsigned least = 0, q;
-    char *group = NULL, *slash;
-
-    if (!f)
-        return 0;
-    while (!group && fgets(line, sizeof(line), f))
-        if (strncmp(line, "0::", 3) == 0)
-            group = line + 3;
-    (void)fclose(f);
-    if (!group)
-        return 0;
-    group[strcspn(group, "\n")] = '\0';
-    for (;;) {
-        (void)snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max",
-                       strcmp(group, "/") == 0 ? "" : group);
-        q = quota_of(path);
-        if (q > 0 && (least == 0 || q < least))
-            least = q;
-        slash = strrchr(group, '/');
-        if (!slash || group[0] == '\0')
-            return least;
-        *slash = '\0';
-    }
-}
-
-static unsigned default_n_threads(const cpu_set_t *cpus) {
-    unsigned n = (unsigned)CPU_COUNT(cpus), quota = cgroup_quota();
-
-    n = quota > 0 && quota < n ? quota : n;
-    return MAX(n, 1u);
 }
 
 /* ---- life ---- */
@@ -201,13 +171,12 @@ static int start_member(GkPool *pool, unsigned i, int cpu) {
 
 int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
     CLEANUP(gk_pool_freep) GkPool *pool = NULL;
-    unsigned n_wanted;
+    unsigned n_usable, n_wanted;
     cpu_set_t cpus;
     int r;
 
-    CPU_ZERO(&cpus);
-    (void)sched_getaffinity(0, sizeof(cpus), &cpus);
-    n_wanted = n_threads ? n_threads : default_n_threads(&cpus);
+    n_usable = cpus_usable(&cpus);
+    n_wanted = n_threads ? n_threads : n_usable;
     if (n_wanted > THREADS_MAX)
         return error_set(reterr, GK_E_INVALID, "%u threads are more than the %d that are allowed",
                          n_wanted, THREADS_MAX);
@@ -218,6 +187,7 @@ int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
     if (!pool->members)
         return error_set(reterr, -ENOMEM, "out of memory");
     pool->n = 1;
+    pool->spin_ns = n_wanted <= n_usable ? SPIN_NS : 0;
     for (unsigned i = 1; i < n_wanted; i++) {
         r = start_member(pool, i, n_wanted <= (unsigned)CPU_COUNT(&cpus) ? nth_cpu(&cpus, i) : -1);
         if (r != 0)

@@ -1,0 +1,346 @@
+/* engine/pool, engine/cpus: every member runs, barriers hold, tasks are taken once, and the team
+ * has as many threads as it may. */
+#include "base/macro.h"
+#include "engine/cpus.h"
+#include "engine/pool.h"
+#include "tests/util/temp.h"
+#include "tests/util/test.h"
+
+#include <dirent.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define THREADS 8
+
+static GkPool *new_pool(unsigned n) {
+    GkPool *pool = NULL;
+
+    assert(gk_pool_new(&pool, n, NULL) == 0);
+    assert(gk_pool_n_threads(pool) == n);
+    return pool;
+}
+
+/* ---- runs ---- */
+
+struct runs {
+    size_t n[THREADS]; /* not atomic: each member counts its own, the caller reads between runs */
+    pthread_t thread[THREADS];
+};
+
+static void count_run(void *userdata, unsigned i) {
+    struct runs *runs = userdata;
+
+    runs->n[i]++;
+    runs->thread[i] = pthread_self();
+}
+
+static void test_every_member_runs_once_a_run(void) {
+    for (unsigned n = 1; n <= THREADS; n++) {
+        GkPool *pool = new_pool(n);
+        struct runs runs = {0};
+
+        for (size_t run = 1; run <= 2000; run++) {
+            pool_run(pool, count_run, &runs);
+            for (unsigned i = 0; i < THREADS; i++)
+                assert(runs.n[i] == (i < n ? run : 0));
+        }
+        assert(pthread_equal(runs.thread[0], pthread_self()));
+        for (unsigned i = 1; i < n; i++)
+            for (unsigned j = 0; j < i; j++)
+                assert(!pthread_equal(runs.thread[i], runs.thread[j]));
+        gk_pool_free(pool);
+    }
+}
+
+static void test_runs_after_sleep(void) {
+    GkPool *pool = new_pool(4);
+    struct runs runs = {0};
+    struct timespec begin, end, pause = {.tv_nsec = 30000000};
+
+    for (size_t run = 1; run <= 5; run++) {
+        (void)nanosleep(&pause, NULL);
+        pool_run(pool, count_run, &runs);
+        for (unsigned i = 0; i < 4; i++)
+            assert(runs.n[i] == run);
+    }
+    /* A team with nothing to do takes no CPU: it sleeps. */
+    (void)nanosleep(&pause, NULL);
+    assert(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin) == 0);
+    for (int i = 0; i < 10; i++)
+        (void)nanosleep(&pause, NULL);
+    assert(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end) == 0);
+    assert((end.tv_sec - begin.tv_sec) * 1000000000L + end.tv_nsec - begin.tv_nsec < 30000000);
+    gk_pool_free(pool);
+}
+
+/* ---- barriers ---- */
+
+struct rounds {
+    GkPool *pool;
+    unsigned n;
+    size_t n_rounds;
+    size_t at[THREADS]; /* not atomic: the barrier must order them */
+    size_t n_wrong[THREADS];
+};
+
+static void meet(void *userdata, unsigned i) {
+    struct rounds *r = userdata;
+
+    for (size_t round = 1; round <= r->n_rounds; round++) {
+        r->at[i] = round;
+        pool_barrier(r->pool, i);
+        for (unsigned j = 0; j < r->n; j++)
+            r->n_wrong[i] += r->at[j] != round;
+        pool_barrier(r->pool, i);
+    }
+}
+
+static void test_barriers_wait_for_all(void) {
+    for (unsigned n = 1; n <= THREADS; n++) {
+        struct rounds r = {.pool = new_pool(n), .n = n, .n_rounds = 1000};
+
+        for (int run = 0; run < 3; run++)
+            pool_run(r.pool, meet, &r);
+        for (unsigned i = 0; i < THREADS; i++)
+            assert(r.n_wrong[i] == 0 && r.at[i] == (i < n ? r.n_rounds : 0));
+        gk_pool_free(r.pool);
+    }
+}
+
+/* Late members: those that wait have gone to sleep and must be woken. */
+static void meet_late(void *userdata, unsigned i) {
+    struct rounds *r = userdata;
+    struct timespec pause = {.tv_nsec = 2000000};
+
+    for (size_t round = 0; round < r->n_rounds; round++) {
+        if (round % r->n == i)
+            (void)nanosleep(&pause, NULL);
+        r->at[i]++;
+        pool_barrier(r->pool, i);
+        for (unsigned j = 0; j < r->n; j++)
+            r->n_wrong[i] += r->at[j] != round + 1;
+        pool_barrier(r->pool, i);
+    }
+}
+
+static void test_late_members_wake_the_others(void) {
+    struct rounds r = {.pool = new_pool(5), .n = 5, .n_rounds = 100};
+
+    pool_run(r.pool, meet_late, &r);
+    for (unsigned i = 0; i < r.n; i++)
+        assert(r.n_wrong[i] == 0 && r.at[i] == r.n_rounds);
+    gk_pool_free(r.pool);
+}
+
+/* ---- tasks ---- */
+
+#define TASKS 500
+
+struct drawing {
+    GkPool *pool;
+    PoolTasks tasks[2];
+    unsigned char taken[TASKS]; /* not atomic: one member takes each */
+    size_t n_wrong;
+};
+
+static void draw(void *userdata, unsigned i) {
+    struct drawing *d = userdata;
+
+    for (int round = 0; round < 20; round++) {
+        PoolTasks *tasks = &d->tasks[round % 2], *other = &d->tasks[1 - round % 2];
+
+        for (size_t t; (t = pool_tasks_take(tasks)) < TASKS;)
+            d->taken[t]++;
+        if (i == 0)
+            pool_tasks_reset(other);
+        pool_barrier(d->pool, i);
+        for (size_t t = 0; i == 0 && t < TASKS; t++)
+            d->n_wrong += d->taken[t] != round + 1;
+        pool_barrier(d->pool, i);
+    }
+}
+
+static void test_each_task_is_taken_once(void) {
+    for (unsigned n = 1; n <= THREADS; n++) {
+        struct drawing d = {.pool = new_pool(n)};
+
+        pool_run(d.pool, draw, &d);
+        assert(d.n_wrong == 0);
+        gk_pool_free(d.pool);
+    }
+}
+
+/* ---- life ---- */
+
+static unsigned n_threads_alive(void) {
+    DIR *dir = opendir("/proc/self/task");
+    unsigned n = 0;
+
+    assert(dir);
+    for (struct dirent *e; (e = readdir(dir));)
+        n += e->d_name[0] != '.';
+    (void)closedir(dir);
+    return n;
+}
+
+static void test_free_joins_the_threads(void) {
+    unsigned before;
+
+    gk_pool_free(new_pool(2)); /* a sanitizer may start a thread of its own with the first one */
+    before = n_threads_alive();
+    for (int i = 0; i < 50; i++) {
+        GkPool *pool = new_pool(THREADS);
+        struct runs runs = {0};
+
+        assert(n_threads_alive() == before + THREADS - 1);
+        if (i % 2)
+            pool_run(pool, count_run, &runs);
+        assert(gk_pool_free(pool) == NULL);
+        /* A joined thread may be listed for a moment longer. */
+        for (int tries = 0; n_threads_alive() != before && tries < 1000; tries++)
+            (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        assert(n_threads_alive() == before);
+    }
+    assert(gk_pool_free(NULL) == NULL);
+}
+
+static void test_too_many_threads_are_refused(void) {
+    GkPool *pool = NULL;
+    Error error = {0};
+
+    assert(gk_pool_new(&pool, 100000, &error) == GK_E_INVALID && !pool);
+    assert(strstr(error.text, "100000"));
+}
+
+struct cpus {
+    int n[THREADS];  /* CPUs the member may run on */
+    int at[THREADS]; /* the first of them */
+};
+
+static void note_cpus(void *userdata, unsigned i) {
+    struct cpus *cpus = userdata;
+    cpu_set_t set;
+
+    assert(sched_getaffinity(0, sizeof(set), &set) == 0);
+    cpus->n[i] = CPU_COUNT(&set);
+    for (cpus->at[i] = 0; !CPU_ISSET(cpus->at[i], &set);)
+        cpus->at[i]++;
+}
+
+static void test_default_is_what_the_process_may_use(void) {
+    struct cpus cpus = {0};
+    GkPool *pool = NULL;
+    cpu_set_t all, one;
+    unsigned usable = cpus_usable(&all);
+    int first = 0, n = CPU_COUNT(&all);
+
+    assert(usable >= 1 && usable <= (unsigned)n);
+    assert(gk_pool_new(&pool, 0, NULL) == 0 && gk_pool_n_threads(pool) == usable);
+    if (usable <= THREADS) {
+        pool_run(pool, note_cpus, &cpus);
+        assert(cpus.n[0] == n); /* the caller is left alone */
+        for (unsigned i = 1; i < usable; i++)
+            assert(cpus.n[i] == 1 && (i == 1 || cpus.at[i] > cpus.at[i - 1]));
+    }
+    gk_pool_free(pool);
+    while (!CPU_ISSET(first, &all))
+        first++;
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    assert(sched_setaffinity(0, sizeof(one), &one) == 0);
+    assert(gk_pool_new(&pool, 0, NULL) == 0 && gk_pool_n_threads(pool) == 1);
+    gk_pool_free(pool);
+    pool = new_pool(3); /* more than CPUs: works, not pinned */
+    pool_run(pool, note_cpus, &cpus);
+    gk_pool_free(pool);
+}
+
+/* ---- quotas ---- */
+
+static void write_file(const char *path, const char *text) {
+    char directory[4096];
+    FILE *f;
+
+    for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        (void)snprintf(directory, sizeof(directory), "%.*s", (int)(slash - path), path);
+        (void)mkdir(directory, 0700);
+    }
+    f = fopen(path, "we");
+    assert(f && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+static void test_quota_v2(void) {
+    const char *list = temp_path("list2"), *mount = temp_path("v2");
+
+    write_file(list, "0::/a/b/c\n");
+    assert(cpus_quota(list, mount) == 0); /* no files at all */
+    write_file(temp_path("v2/a/b/c/cpu.max"), "max 100000\n");
+    assert(cpus_quota(list, mount) == 0);
+    write_file(temp_path("v2/a/b/cpu.max"), "250000 100000\n");
+    assert(cpus_quota(list, mount) == 3); /* rounded up */
+    write_file(temp_path("v2/a/cpu.max"), "400000 100000\n");
+    assert(cpus_quota(list, mount) == 3); /* the least */
+    write_file(temp_path("v2/a/b/c/cpu.max"), "10000 100000\n");
+    assert(cpus_quota(list, mount) == 1);
+    write_file(temp_path("v2/a/b/c/cpu.max"), "200000 100000\n");
+    assert(cpus_quota(list, mount) == 2); /* exactly */
+    write_file(list, "0::/\n");
+    assert(cpus_quota(list, mount) == 0);
+    write_file(temp_path("v2/cpu.max"), "100000 100000\n"); /* a container's own root */
+    assert(cpus_quota(list, mount) == 1);
+    assert(cpus_quota(temp_path("none"), mount) == 0);
+}
+
+static void test_quota_v1(void) {
+    const char *list = temp_path("list1"), *mount = temp_path("v1");
+
+    write_file(list, "5:cpuset:/x\n4:cpuacct,cpu:/docker/1\n1:name=systemd:/\n0::/\n");
+    assert(cpus_quota(list, mount) == 0);
+    /* The path begins above what is mounted: only the root is there. */
+    write_file(temp_path("v1/cpu/cpu.cfs_quota_us"), "150000\n");
+    write_file(temp_path("v1/cpu/cpu.cfs_period_us"), "100000\n");
+    assert(cpus_quota(list, mount) == 2);
+    write_file(temp_path("v1/cpu/docker/1/cpu.cfs_quota_us"), "-1\n");
+    write_file(temp_path("v1/cpu/docker/1/cpu.cfs_period_us"), "100000\n");
+    assert(cpus_quota(list, mount) == 2);
+    write_file(temp_path("v1/cpu/docker/1/cpu.cfs_quota_us"), "50000\n");
+    assert(cpus_quota(list, mount) == 1);
+    write_file(list, "5:cpuset:/docker/1\n"); /* no cpu controller */
+    assert(cpus_quota(list, mount) == 0);
+}
+
+static void test_quota_nonsense_is_no_limit(void) {
+    static const char *const texts[] = {"",         "\n",  "max",  "100000",
+                                        "0 100000", "5 0", "-3 5", "x y"};
+    const char *list = temp_path("list3"), *mount = temp_path("bad"),
+               *file = temp_path("bad/a/cpu.max");
+
+    write_file(list, "nonsense\n0::\n:::\n0::/a\n");
+    for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+        write_file(file, texts[i]);
+        assert(cpus_quota(list, mount) == 0);
+    }
+    write_file(file, "9223372036854775807 1\n");
+    assert(cpus_quota(list, mount) == INT32_MAX);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        TEST(every_member_runs_once_a_run),
+        TEST(runs_after_sleep),
+        TEST(barriers_wait_for_all),
+        TEST(late_members_wake_the_others),
+        TEST(each_task_is_taken_once),
+        TEST(free_joins_the_threads),
+        TEST(too_many_threads_are_refused),
+        TEST(default_is_what_the_process_may_use),
+        TEST(quota_v2),
+        TEST(quota_v1),
+        TEST(quota_nonsense_is_no_limit),
+    };
+
+    return test_main(tests, ARRAY_SIZE(tests), argc, argv);
+}
