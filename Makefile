@@ -10,8 +10,8 @@ VERSION := 0.1.0
 base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
               engine/moe.c engine/pool.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
-              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/spm.c engine/text/spm-gguf.c \
-              engine/text/spm-model.c engine/text/stream.c
+              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/merge.c engine/text/spm.c \
+              engine/text/spm-gguf.c engine/text/spm-proto.c engine/text/stream.c engine/text/vocab.c
 kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/kern/generic.c engine/kern/kern.c \
               engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
@@ -76,7 +76,7 @@ $(BUILD)/engine/kern/avx512.o: ISA := $(AVX512)
 $(BUILD)/engine/kern/vnni.o: ISA := $(AVX512) -mavx512vnni
 
 # Hostile bytes live here: no silent narrowing.
-$(BUILD)/engine/file/%.o: STRICT += -Wconversion -Wsign-conversion
+$(BUILD)/engine/file/%.o $(BUILD)/engine/text/%.o: STRICT += -Wconversion -Wsign-conversion
 $(proto_SRC:%.c=$(BUILD)/%.o) $(proto_SRC:%.c=$(BUILD)/pic/%.o): STRICT += -Wconversion -Wsign-conversion
 
 # ---- rules ----

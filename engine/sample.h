@@ -24,13 +24,17 @@ struct sampled {
     struct gk_logprob top[GK_LOGPROBS_MAX];
     size_t n_top;
 };
-/* logits (n_vocab) are changed in place. banned (n_banned) tokens are never chosen: what the text
- * stage says would complete a banned string. NaN logits count as -INFINITY. Order: bias, penalties,
- * bans, then (temperature 0: the best) temperature, top-k, top-p, min-p. Ties go to the lowest id.
- */
+/* In this order: NaN counts as -INFINITY; log-probabilities are taken (of the model's own logits);
+ * logit bias is added; penalties (repetition, then presence and frequency); banned tokens
+ * (n_banned) fall out. Temperature 0 then gives the best. Else: temperature; min_p; of what is left
+ * the top_k best; of these as few of the best as make top_p of their probability; one draw. Of
+ * equal logits the lowest id is the best. There is always an answer: where everything is
+ * impossible, the first token that is not banned.
+ *
+ * logits (n_vocab) are changed in place. */
 void sampler_sample(Sampler *s, float *logits, const int32_t *banned, size_t n_banned,
                     struct sampled *ret);
-/* Log-softmax of one row (NaN is replaced in it): the log-probability of `token`, and the n_top
- * best. */
-void sampler_score(float *logits, uint32_t n_vocab, int32_t token, float *ret_logprob,
+/* Log-softmax of one row: the log-probability of `token`, and the n_top <= GK_LOGPROBS_MAX best (as
+ * many as the vocabulary has). */
+void sampler_score(const float *logits, uint32_t n_vocab, int32_t token, float *ret_logprob,
                    struct gk_logprob *ret_top, size_t n_top);

@@ -186,25 +186,13 @@ static void finish_scoring(GkSeq *seq, size_t n_before, struct gk_result *ret) {
         ret->finish = seq->finish = GK_FINISH_SCORED;
 }
 
-/* Two views of the stream in one: what the last token released, and then what was still held back.
- */
-static void flush_after(GkSeq *seq, struct text_out *out) {
-    size_t n = MIN(out->n, sizeof(seq->last_text) / 2);
-
-    (void)memcpy(seq->last_text, out->text, n);
-    text_stream_flush(seq->text, out);
-    out->n = MIN(out->n, sizeof(seq->last_text) - n);
-    (void)memcpy(seq->last_text + n, out->text, out->n);
-    out->text = seq->last_text;
-    out->n += n;
-}
-
 static void accept_token(GkSeq *seq, struct gk_result *ret) {
     int32_t token = seq->sampled.token;
-    bool ended = ends_text(seq, token);
+    bool ended = ends_text(seq, token), is_last;
     struct text_out out;
 
     seq->tokens[seq->n_tokens++] = token;
+    is_last = seq->n_tokens == seq->n_tokens_max;
     sampler_accept(seq->sampler, token, false);
     ret->has_token = true;
     ret->token = token;
@@ -214,14 +202,14 @@ static void accept_token(GkSeq *seq, struct gk_result *ret) {
     /* The end token itself is not text. */
     if (ended)
         text_stream_flush(seq->text, &out);
+    else if (is_last)
+        text_stream_push_last(seq->text, token, &out);
     else
         text_stream_push(seq->text, token, &out);
-    if (ended || out.stop) {
+    if (ended || out.stop)
         seq->finish = GK_FINISH_STOP;
-    } else if (seq->n_tokens == seq->n_tokens_max) {
+    else if (is_last)
         seq->finish = GK_FINISH_LENGTH;
-        flush_after(seq, &out);
-    }
     ret->finish = seq->finish;
     ret->stop = out.stop ? out.stop : "";
     ret->text = out.text;

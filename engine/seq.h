@@ -31,7 +31,6 @@ struct GkSeq {
     struct sampled sampled;
     size_t score_begin, n_scores; /* scores[0] belongs to token score_begin */
     float *scores;                // (n_prompt) GK_SCORE
-    char last_text[6 * (TEXT_PIECE_BYTES_MAX + GK_STOP_STRING_BYTES_MAX + 8)]; /* see seq.c */
     struct gk_logprob *score_top; // (n_prompt, params.n_logprobs) GK_SCORE
 };
 

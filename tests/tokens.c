@@ -1,123 +1,143 @@
 /*
- * build/tests/tokens MODEL.gguf|tokenizer.model: reads texts that end with a zero byte on standard
- * input and prints a line of ids for each; with --decode lines of ids, and prints texts that end
- * with a zero byte.
- * --control lets control pieces match, or prints them.
+ * tokens [--decode] [--control] MODEL.gguf|tokenizer.model
+ *
+ * Reads texts, each ended by a zero byte, and prints a line of ids for each. With --decode reads
+ * lines of ids and writes texts, each ended by a zero byte. Ids are SentencePiece's: no BOS is put
+ * before them. --control lets control pieces in the text match, or prints them.
  */
+#include "base/macro.h"
 #include "engine/engine.h"
 #include "engine/text/text.h"
 
 #include <getopt.h>
+#include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
-#define FILE_BYTES_MAX (256u << 20)
-#define TOKENS_MAX     (64u << 20)
-
-_Noreturn static void die(const char *what, const char *why) {
+static int fail(const char *what, const char *why) {
     (void)fprintf(stderr, "tokens: %s: %s\n", what, why);
-    exit(1);
+    return EXIT_FAILURE;
 }
 
-static Tokenizer *load_spm(const char *path) {
-    FILE *f = fopen(path, "re");
-    char *bytes = malloc(FILE_BYTES_MAX);
-    Error error = ERROR_INIT;
-    Tokenizer *t;
+static char *read_file(const char *path, size_t *ret_n) {
+    FILE *f = fopen(path, "rbe");
+    size_t n = 0, capacity = 1 << 16;
+    char *bytes = malloc(capacity);
+
+    while (f && bytes) {
+        size_t n_read = fread(bytes + n, 1, capacity - n, f);
+
+        n += n_read;
+        if (n_read == 0)
+            break;
+        if (n == capacity) {
+            char *larger = realloc(bytes, capacity *= 2);
+
+            if (!larger)
+                free(bytes);
+            bytes = larger;
+        }
+    }
+    if (!f || ferror(f)) {
+        free(bytes);
+        bytes = NULL;
+    }
+    if (f)
+        (void)fclose(f);
+    *ret_n = n;
+    return bytes;
+}
+
+static int open_tokenizer(Tokenizer **ret, const char *path, Error *reterr) {
+    CLEANUP(freep) char *bytes = NULL;
     size_t n;
+    int r;
 
-    if (!f || !bytes)
-        die(path, "can't open");
-    n = fread(bytes, 1, FILE_BYTES_MAX, f);
-    (void)fclose(f);
-    if (tokenizer_from_spm(&t, bytes, n, &error) != 0)
-        die(path, error.text);
-    free(bytes);
-    return t;
+    bytes = read_file(path, &n);
+    if (!bytes)
+        return error_set(reterr, GK_E_FILE, "%s", strerror(errno));
+    if (n >= 4 && memcmp(bytes, "GGUF", 4) == 0) {
+        CLEANUP(model_file_closep) ModelFile *file = NULL;
+
+        r = model_file_open(&file, path, reterr);
+        return r ? r : tokenizer_from_gguf(ret, file, reterr);
+    }
+    return tokenizer_from_spm(ret, bytes, n, reterr);
 }
 
-static Tokenizer *load_gguf(const char *path) {
-    Error error = ERROR_INIT;
-    ModelFile *f;
-    Tokenizer *t;
-
-    if (model_file_open(&f, path, &error) != 0 || tokenizer_from_gguf(&t, f, &error) != 0)
-        die(path, error.text);
-    (void)model_file_close(f);
-    return t;
-}
-
-static bool is_gguf(const char *path) {
-    FILE *f = fopen(path, "re");
-    char magic[4] = "";
-    bool r;
-
-    if (!f)
-        die(path, "can't open");
-    r = fread(magic, 1, 4, f) == 4 && memcmp(magic, "GGUF", 4) == 0;
-    (void)fclose(f);
-    return r;
-}
-
-static void encode(const Tokenizer *t, const char *text, size_t n, bool control) {
+static int encode_line(const Tokenizer *t, const char *text, size_t n_text, bool control,
+                       Error *reterr) {
     unsigned flags = GK_TOKENIZE_NO_BOS | (control ? GK_TOKENIZE_CONTROL : 0);
-    Error error = ERROR_INIT;
-    int32_t *tokens;
-    size_t n_tokens;
+    CLEANUP(freep) int32_t *tokens = NULL;
+    size_t n = 0;
+    int r = tokenizer_encode(t, text, n_text, flags, SIZE_MAX, &tokens, &n, reterr);
 
-    if (tokenizer_encode(t, text, n, flags, TOKENS_MAX, &tokens, &n_tokens, &error) != 0)
-        die("a text", error.text);
-    for (size_t i = 0; i < n_tokens; i++)
-        (void)printf("%s%d", i ? " " : "", tokens[i]);
+    if (r)
+        return r;
+    for (size_t i = 0; i < n; i++)
+        (void)printf(i ? " %" PRId32 : "%" PRId32, tokens[i]);
     (void)putchar('\n');
-    free(tokens);
+    return 0;
 }
 
-static void decode(const Tokenizer *t, char *line, bool control) {
-    int32_t *tokens = calloc(strlen(line) / 2 + 1, sizeof(*tokens));
-    Error error = ERROR_INIT;
+static int decode_line(const Tokenizer *t, const char *line, size_t n_line, bool control,
+                       Error *reterr) {
+    CLEANUP(freep) int32_t *tokens = malloc((n_line / 2 + 1) * sizeof(*tokens));
+    CLEANUP(freep) char *text = NULL;
+    const char *at = line;
     size_t n = 0, n_text;
-    char *text;
+    int r;
 
-    for (char *at = strtok(line, " \n"); at; at = strtok(NULL, " \n"))
-        tokens[n++] = (int32_t)strtol(at, NULL, 10);
-    if (tokenizer_decode(t, tokens, n, control, &text, &n_text, &error) != 0)
-        die("a line", error.text);
-    (void)fwrite(text, 1, n_text, stdout);
-    (void)putchar('\0');
-    free(text);
-    free(tokens);
+    if (!tokens)
+        return error_origin(-ENOMEM);
+    while (at += strspn(at, " \r\n"), *at != '\0') {
+        char *end;
+        long id = strtol(at, &end, 10);
+
+        if (end == at || id < 0 || id > INT32_MAX)
+            return error_set(reterr, GK_E_INVALID, "not a token id: %.20s", at);
+        tokens[n++] = (int32_t)id;
+        at = end;
+    }
+    r = tokenizer_decode(t, tokens, n, control, &text, &n_text, reterr);
+    if (r)
+        return r;
+    (void)fwrite(text, 1, n_text + 1, stdout);
+    return 0;
 }
 
 int main(int argc, char **argv) {
     static const struct option options[] = {{"decode", no_argument, NULL, 'd'},
                                             {"control", no_argument, NULL, 'c'},
                                             {NULL, 0, NULL, 0}};
-    bool decodes = false, control = false;
-    char *line = NULL;
+    CLEANUP(tokenizer_freep) Tokenizer *t = NULL;
+    CLEANUP(freep) char *line = NULL;
+    bool decode = false, control = false;
+    Error error = ERROR_INIT;
     size_t capacity = 0;
-    Tokenizer *t;
     ssize_t n;
-    int c;
+    int r, c;
 
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        decodes |= c == 'd';
-        control |= c == 'c';
         if (c == '?')
             return 2;
+        decode |= c == 'd';
+        control |= c == 'c';
     }
-    if (optind + 1 != argc) {
-        (void)fprintf(stderr, "Usage: tokens [--decode] [--control] MODEL.gguf|tokenizer.model\n");
-        return 2;
-    }
-    t = is_gguf(argv[optind]) ? load_gguf(argv[optind]) : load_spm(argv[optind]);
-    while ((n = getdelim(&line, &capacity, decodes ? '\n' : '\0', stdin)) > 0) {
-        if (decodes)
-            decode(t, line, control);
+    if (optind + 1 != argc)
+        return fail("usage", "tokens [--decode] [--control] MODEL.gguf|tokenizer.model");
+    r = open_tokenizer(&t, argv[optind], &error);
+    if (r)
+        return fail(argv[optind], r < 0 ? strerror(-r) : error.text);
+    while ((n = getdelim(&line, &capacity, decode ? '\n' : '\0', stdin)) > 0) {
+        if (decode)
+            r = decode_line(t, line, (size_t)n, control, &error);
         else
-            encode(t, line, (size_t)n - (line[n - 1] == '\0'), control);
+            r = encode_line(t, line, (size_t)n - (line[n - 1] == '\0'), control, &error);
+        if (r)
+            return fail("input", r < 0 ? strerror(-r) : error.text);
     }
-    free(line);
-    (void)tokenizer_free(t);
-    return fflush(stdout) == 0 ? 0 : 1;
+    return ferror(stdin) || fflush(stdout) ? fail("input or output", strerror(errno))
+                                           : EXIT_SUCCESS;
 }

@@ -41,10 +41,13 @@ int text_stream_new(TextStream **ret, const Tokenizer *t, const struct gk_params
 TextStream *text_stream_free(TextStream *s);
 DEFINE_CLEANUP(TextStream *, text_stream_free)
 
-/* Any token of the vocabulary. After a stop string was reported nothing more is released. */
+/* Any token of the vocabulary. Once the text has ended, with a stop string or one of the two calls
+ * below, nothing more is released. */
 void text_stream_push(TextStream *s, int32_t token, struct text_out *ret);
-/* The sequence has ended for another reason: releases what waits. `stop` is NULL, or the stop
- * string that a last U+FFFD completed. */
+/* The same, and what waits as well: there is no next token. */
+void text_stream_push_last(TextStream *s, int32_t token, struct text_out *ret);
+/* There was no next token: releases what waits. `stop` is NULL, or the stop string that a U+FFFD
+ * for the last bytes completed. */
 void text_stream_flush(TextStream *s, struct text_out *ret);
 /* The tokens that would complete a banned string if they came next, each once: a view until the
  * next call. 0 where there are no banned strings. */

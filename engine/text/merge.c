@@ -1,0 +1,207 @@
+/*
+ * See merge.h. A text is cut into characters; user-defined pieces in it are cut out whole, longest
+ * first, and stay as they are. Then the pair of neighbours that makes the piece with the best score
+ * (of equal ones the first in the text) becomes one symbol, until no pair makes a piece.
+ *
+ * Candidates wait in a heap, so that n characters take O(n log n). Where two characters stand side
+ * by side that do so in no piece, nothing can merge across, and what is before them can be merged
+ * and emitted on its own: in most vocabularies that happens at every word. So memory and cache
+ * misses are those of a word, not of the text, and a caller that has enough tokens stops early.
+ *
+ * Unused pieces merge like others, but are taken apart again where they are left at the end: into
+ * the two parts that were last seen to make them. "Last" is of the whole text, so that a vocabulary
+ * that has such pieces is not cut into words.
+ */
+#include "engine/text/merge.h"
+
+#include "base/alloc.h"
+
+#include <string.h>
+
+#define NONE UINT32_MAX
+
+void merger_deinit(Merger *m) {
+    free(m->symbols);
+    free(m->heap);
+    free(m->splits);
+    *m = (Merger){.vocab = NULL};
+}
+
+/* ---- the heap ---- */
+
+static bool comes_before(const struct candidate *a, const struct candidate *b) {
+    return a->score > b->score || (a->score == b->score && a->left < b->left);
+}
+
+static int heap_push(Merger *m, struct candidate c) {
+    size_t i = m->n_heap;
+
+    if (m->n_heap == m->heap_capacity) {
+        size_t capacity = 2 * m->heap_capacity + 64;
+        struct candidate *p = alloc_resize(m->heap, capacity * sizeof(*p));
+
+        if (!p)
+            return error_origin(-ENOMEM);
+        m->heap = p;
+        m->heap_capacity = capacity;
+    }
+    m->n_heap++;
+    while (i > 0 && comes_before(&c, &m->heap[(i - 1) / 2])) {
+        m->heap[i] = m->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    m->heap[i] = c;
+    return 0;
+}
+
+static struct candidate heap_pop(Merger *m) {
+    struct candidate top = m->heap[0], last = m->heap[--m->n_heap];
+    size_t i = 0, child;
+
+    while ((child = 2 * i + 1) < m->n_heap) {
+        if (child + 1 < m->n_heap && comes_before(&m->heap[child + 1], &m->heap[child]))
+            child++;
+        if (!comes_before(&m->heap[child], &last))
+            break;
+        m->heap[i] = m->heap[child];
+        i = child;
+    }
+    m->heap[i] = last;
+    return top;
+}
+
+/* ---- merging ---- */
+
+/* Offers the symbol and the one after it. */
+static int offer(Merger *m, uint32_t left) {
+    const struct symbol *a = &m->symbols[left], *b;
+    struct candidate c = {.left = left};
+
+    if (left == NONE || a->next == NONE)
+        return 0;
+    b = &m->symbols[a->next];
+    c.n = a->n + b->n;
+    if (a->is_fixed || b->is_fixed || c.n > m->vocab->n_merged_bytes_max)
+        return 0;
+    c.token = vocab_find(m->vocab, m->text + a->at, c.n);
+    if (c.token < 0)
+        return 0;
+    c.score = m->vocab->pieces[c.token].score;
+    if (m->splits && m->vocab->pieces[c.token].type == PIECE_UNUSED)
+        m->splits[c.token] = a->n;
+    return heap_push(m, c);
+}
+
+static int merge_best(Merger *m) {
+    struct candidate c = heap_pop(m);
+    struct symbol *a = &m->symbols[c.left], *b;
+    int r;
+
+    if (a->n == 0 || a->next == NONE)
+        return 0;
+    b = &m->symbols[a->next];
+    if (a->n + b->n != c.n)
+        return 0;
+    a->n = c.n;
+    a->token = c.token;
+    a->next = b->next;
+    if (b->next != NONE)
+        m->symbols[b->next].prev = c.left;
+    b->n = 0;
+    r = a->prev == NONE ? 0 : offer(m, a->prev);
+    return r ? r : offer(m, c.left);
+}
+
+/* Each part is shorter than the whole, so that this ends, at most a piece's length deep. */
+// NOLINTNEXTLINE(misc-no-recursion)
+static int emit_piece(Merger *m, uint32_t at, uint32_t n, int32_t token) {
+    uint32_t n_left;
+    int r;
+
+    if (token < 0 || m->vocab->pieces[token].type != PIECE_UNUSED || !m->splits ||
+        m->splits[token] == 0)
+        return m->emit(m->userdata, m->text + at, n, token);
+    n_left = m->splits[token];
+    r = emit_piece(m, at, n_left, vocab_find(m->vocab, m->text + at, n_left));
+    at += n_left;
+    n -= n_left;
+    return r ? r : emit_piece(m, at, n, vocab_find(m->vocab, m->text + at, n));
+}
+
+/* Merges and emits the symbols there are. */
+static int finish_symbols(Merger *m) {
+    int r = 0;
+
+    if (m->n_symbols == 0)
+        return 0;
+    m->symbols[m->n_symbols - 1].next = NONE;
+    for (uint32_t i = 0; !r && i + 1 < m->n_symbols; i++)
+        r = offer(m, i);
+    while (!r && m->n_heap > 0)
+        r = merge_best(m);
+    for (uint32_t i = 0; !r && i != NONE; i = m->symbols[i].next)
+        r = emit_piece(m, m->symbols[i].at, m->symbols[i].n, m->symbols[i].token);
+    m->n_symbols = 0;
+    m->n_heap = 0;
+    return r;
+}
+
+/* ---- cutting ---- */
+
+static int add_symbol(Merger *m, size_t at, size_t n, int32_t token, bool is_fixed) {
+    size_t i = m->n_symbols;
+
+    if (i == m->symbols_capacity) {
+        size_t capacity = 2 * m->symbols_capacity + 64;
+        struct symbol *p = alloc_resize(m->symbols, capacity * sizeof(*p));
+
+        if (!p)
+            return error_origin(-ENOMEM);
+        m->symbols = p;
+        m->symbols_capacity = capacity;
+    }
+    m->symbols[i] = (struct symbol){.at = (uint32_t)at,
+                                    .n = (uint32_t)n,
+                                    .prev = i == 0 ? NONE : (uint32_t)i - 1,
+                                    .next = (uint32_t)i + 1,
+                                    .token = token,
+                                    .is_fixed = is_fixed};
+    m->n_symbols++;
+    return 0;
+}
+
+int merger_run(Merger *m, const uint8_t *text, size_t n) {
+    const Vocab *v = m->vocab;
+    uint32_t before = 0, character;
+    bool may_join = false; /* the symbol before with the next one */
+    int r = 0;
+
+    assert(n < UINT32_MAX);
+    m->text = text;
+    if (v->has_unused) {
+        free(m->splits);
+        m->splits = alloc_array(v->n, sizeof(*m->splits));
+        if (!m->splits)
+            return error_origin(-ENOMEM);
+    }
+    for (size_t at = 0, length; !r && at < n; at += length) {
+        int32_t token = vocab_match(v, &v->user_defined, text + at, n - at);
+        bool is_fixed = token >= 0;
+
+        if (is_fixed) {
+            length = v->pieces[token].n;
+            may_join = false;
+        } else {
+            length = vocab_character(text + at, n - at, &character);
+            token = vocab_find(v, text + at, length);
+            may_join = may_join && vocab_may_join(v, before, character);
+            before = character;
+        }
+        if (!may_join && !v->has_unused)
+            r = finish_symbols(m);
+        if (!r)
+            r = add_symbol(m, at, length, token, is_fixed);
+        may_join = !is_fixed;
+    }
+    return r ? r : finish_symbols(m);
+}
