@@ -35,7 +35,7 @@ static void check_result(const GkEngine *e, const struct gk_result *result) {
 static void run_sequence(GkEngine *e, const int32_t *tokens, size_t n_tokens, float temperature) {
     struct gk_params params = gk_params_default();
     struct gk_plan_row row = {.n_rows = 1};
-    struct gk_result result;
+    struct gk_result result = {.finish = GK_FINISH_NONE};
     Error error = ERROR_INIT;
     GkSeq *seq = NULL;
     int r;
