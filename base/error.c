@@ -7,6 +7,8 @@
 void error_print(int r, const char *kind, const char *function, const char *file, int line) {
     static int enabled = -1;
 
+    if (r >= 0)
+        return;
     if (enabled < 0)
         enabled = getenv("GROKD_TRACE") != NULL;
     if (enabled)

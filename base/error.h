@@ -31,12 +31,12 @@ typedef struct Error {
 #define error_fold(r)                                                                              \
     error_note((r) > 0 ? -ENOTRECOVERABLE : (r), "fold", __func__, __FILE__, __LINE__)
 
+/* Prints where r < 0 and tracing is on. */
 void error_print(int r, const char *kind, const char *function, const char *file, int line);
 
 static inline int error_note(int r, const char *kind, const char *function, const char *file,
                              int line) {
-    if (r < 0)
-        error_print(r, kind, function, file, line);
+    error_print(r, kind, function, file, line);
     return r;
 }
 

@@ -53,12 +53,12 @@ static int watch_init(struct watch *w, const struct gk_string *s) {
     w->fallback = alloc_array(s->n, sizeof(*w->fallback));
     if (!w->bytes || !w->fallback)
         return error_origin(-ENOMEM);
-    for (uint16_t i = 1, n = 0; i < w->n; i++) {
+    for (uint32_t i = 1, n = 0; i < w->n; i++) {
         while (n > 0 && w->bytes[n] != w->bytes[i])
             n = w->fallback[n - 1];
         if (w->bytes[n] == w->bytes[i])
             n++;
-        w->fallback[i] = n;
+        w->fallback[i] = (uint16_t)n;
     }
     return 0;
 }

@@ -99,11 +99,13 @@ static int hex_digit(uint8_t c) {
 
 /* The byte of "<0x41>"; -1 for anything else. */
 static int byte_of_piece(const uint8_t *p, size_t n) {
+    int high, low;
+
     if (n != 6 || memcmp(p, "<0x", 3) != 0 || p[5] != '>')
         return -1;
-    if (hex_digit(p[3]) < 0 || hex_digit(p[4]) < 0)
-        return -1;
-    return hex_digit(p[3]) << 4 | hex_digit(p[4]);
+    high = hex_digit(p[3]);
+    low = hex_digit(p[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
 static int read_byte_pieces(Vocab *v, Error *reterr) {

@@ -102,7 +102,7 @@ static void on_row(void *userdata, const GkSeq *seq, const char *name, int i_lay
         ;
     if (i == s->n_tensors) {
         assert(i < ARRAY_SIZE(s->tensors));
-        (void)strcpy(s->tensors[i].name, full);
+        (void)memcpy(s->tensors[i].name, full, sizeof(full));
         s->tensors[i].n = n;
         s->tensors[i].values = alloc_array(s->n_positions * n, sizeof(float));
         s->n_tensors++;
