@@ -24,7 +24,7 @@ daemon_SRC :=
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
-                     unit/engine-exact unit/engine-pool
+                     unit/engine-exact unit/engine-pool unit/engine-text
 unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS :=
@@ -174,7 +174,7 @@ $(call under,$(C_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(util_OBJ)
 $(call under,$(tool_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o
 $(call under,$(unit_base_TESTS)): $(base_OBJ)
 $(call under,$(unit_engine_TESTS) $(tool_TESTS)): $(engine_OBJ)
-$(call under,$(unit_engine_TESTS)): $(BUILD)/tests/util/tiny-model.o
+$(call under,$(unit_engine_TESTS)): $(BUILD)/tests/util/tiny-model.o $(BUILD)/tests/util/spm-write.o
 $(call under,$(unit_proto_TESTS)): $(proto_OBJ)
 $(call under,$(unit_client_TESTS)): $(client_OBJ)
 $(call under,$(unit_daemon_TESTS)): $(daemon_OBJ)

@@ -10,7 +10,8 @@
  *
  * Unused pieces merge like others, but are taken apart again where they are left at the end: into
  * the two parts that were last seen to make them. "Last" is of the whole text, so that a vocabulary
- * that has such pieces is not cut into words.
+ * that has such pieces is not cut into words. One that can't be taken apart is as unknown as if it
+ * were not there, as in SentencePiece 0.2.3 (0.2.1 gave its id).
  */
 #include "engine/text/merge.h"
 
@@ -118,9 +119,10 @@ static int emit_piece(Merger *m, uint32_t at, uint32_t n, int32_t token) {
     uint32_t n_left;
     int r;
 
-    if (token < 0 || m->vocab->pieces[token].type != PIECE_UNUSED || !m->splits ||
-        m->splits[token] == 0)
+    if (token < 0 || m->vocab->pieces[token].type != PIECE_UNUSED)
         return m->emit(m->userdata, m->text + at, n, token);
+    if (!m->splits || m->splits[token] == 0)
+        return m->emit(m->userdata, m->text + at, n, /* token= */ -1);
     n_left = m->splits[token];
     r = emit_piece(m, at, n_left, vocab_find(m->vocab, m->text + at, n_left));
     at += n_left;
