@@ -92,7 +92,22 @@ static void rotate(const GkEngine *e, uint32_t i_row, float *head) {
 
 /* ---- the cache ---- */
 
-static void store(const GkEngine *e, void *slice, uint32_t position, const float *head) {
+/* Keys lie feature by feature in their page, values position by position (kern.h). */
+static void store_key(const GkEngine *e, void *slice, uint32_t position, const float *head) {
+    uint32_t n = e->shape.head_size, at = position % KV_PAGE_POSITIONS;
+    uint16_t halves[HEAD_SIZE_MAX], *to = slice;
+
+    if (e->kv.type == GK_KV_F32) {
+        for (uint32_t i = 0; i < n; i++)
+            ((float *)slice)[i * KV_PAGE_POSITIONS + at] = head[i];
+        return;
+    }
+    e->kern->to_f16(head, halves, n);
+    for (uint32_t i = 0; i < n; i++)
+        to[i * KV_PAGE_POSITIONS + at] = halves[i];
+}
+
+static void store_value(const GkEngine *e, void *slice, uint32_t position, const float *head) {
     uint32_t n = e->shape.head_size;
     size_t at = (size_t)(position % KV_PAGE_POSITIONS) * n;
 
@@ -119,45 +134,71 @@ void attn_rotate_and_store(const GkEngine *e, uint32_t i_layer, uint32_t i_row,
         rotate(e, i_row, q + (size_t)i * s->head_size);
     e->kern->scale(q, scale, (size_t)group * s->head_size);
     rotate(e, i_row, k);
-    store(e, kv_keys(&e->kv, page, i_layer, i_kv_head), row->position, k);
-    store(e, kv_values(&e->kv, page, i_layer, i_kv_head), row->position, v);
+    store_key(e, kv_keys(&e->kv, page, i_layer, i_kv_head), row->position, k);
+    store_value(e, kv_values(&e->kv, page, i_layer, i_kv_head), row->position, v);
 }
 
 /* ---- attention ---- */
 
-void attn_attend(const GkEngine *e, uint32_t i_layer, uint32_t i_row, uint32_t i_kv_head,
+uint32_t attn_run_rows(const Shape *s) {
+    uint32_t group = s->n_heads / s->n_kv_heads;
+
+    return MAX((uint32_t)ATTEND_QUERIES / group, 1u);
+}
+
+/* The run's rows that see the page from `begin` on are its last ones; *ret_seen: how much of it. */
+static uint32_t first_that_sees(const struct row *rows, const struct row_run *run, uint32_t begin,
+                                uint32_t *ret_seen) {
+    uint32_t first = 0;
+
+    while (rows[run->first + first].position < begin)
+        first++;
+    for (uint32_t i = first; i < run->n; i++)
+        ret_seen[i] = MIN(rows[run->first + i].position + 1 - begin, (uint32_t)KV_PAGE_POSITIONS);
+    return first;
+}
+
+void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run, uint32_t i_kv_head,
                  void *scratch) {
     const Shape *s = &e->shape;
-    const struct row *row = &e->scratch.rows[i_row];
-    uint32_t group = s->n_heads / s->n_kv_heads, n_visible = row->position + 1;
-    size_t at = ((size_t)i_row * s->n_heads + i_kv_head * group) * s->head_size;
-    float most[HEADS_PER_KV_MAX], sum[HEADS_PER_KV_MAX];
-    struct kern_attend a = {
-        .q = e->scratch.q + at,
-        .q_stride = s->head_size,
-        .n_q = group,
-        .head_size = s->head_size,
-        .f32 = e->kv.type == GK_KV_F32,
-        .cap = e->manifest.attention_cap,
-        .max = most,
-        .sum = sum,
-        .acc = e->scratch.attended + at,
-        .scratch = scratch,
-    };
+    const struct row *rows = e->scratch.rows;
+    uint32_t group = s->n_heads / s->n_kv_heads, n_queries = run->n * group, seen[KERN_QUERIES_MAX];
+    uint32_t n_visible = rows[run->first + run->n - 1].position + 1, first;
+    size_t row_stride = (size_t)s->n_heads * s->head_size;
+    size_t at = run->first * row_stride + (size_t)i_kv_head * group * s->head_size;
+    float most[KERN_QUERIES_MAX], sum[KERN_QUERIES_MAX];
+    const uint32_t *pages = rows[run->first].seq->pages;
 
-    for (uint32_t i = 0; i < group; i++) {
+    for (uint32_t i = 0; i < n_queries; i++) {
         most[i] = -INFINITY;
         sum[i] = 0;
     }
-    (void)memset(a.acc, 0, (size_t)group * s->head_size * sizeof(float));
+    for (uint32_t i = 0; i < run->n; i++)
+        (void)memset(e->scratch.attended + at + i * row_stride, 0,
+                     (size_t)group * s->head_size * sizeof(float));
     for (uint32_t begin = 0; begin < n_visible; begin += KV_PAGE_POSITIONS) {
-        uint32_t page = row->seq->pages[begin / KV_PAGE_POSITIONS];
+        uint32_t page = pages[begin / KV_PAGE_POSITIONS];
 
-        a.k = kv_keys(&e->kv, page, i_layer, i_kv_head);
-        a.v = kv_values(&e->kv, page, i_layer, i_kv_head);
-        a.n_positions = MIN(n_visible - begin, (uint32_t)KV_PAGE_POSITIONS);
-        e->kern->attend_page(&a);
+        first = first_that_sees(rows, run, begin, seen);
+        e->kern->attend_page(&(struct kern_attend){
+            .q = e->scratch.q + at + first * row_stride,
+            .acc = e->scratch.attended + at + first * row_stride,
+            .max = most + (size_t)first * group,
+            .sum = sum + (size_t)first * group,
+            .row_stride = row_stride,
+            .n_rows = run->n - first,
+            .n_heads = group,
+            .head_size = s->head_size,
+            .k = kv_keys(&e->kv, page, i_layer, i_kv_head),
+            .v = kv_values(&e->kv, page, i_layer, i_kv_head),
+            .f32 = e->kv.type == GK_KV_F32,
+            .n_positions = seen + first,
+            .cap = e->manifest.attention_cap,
+            .scratch = scratch,
+        });
     }
-    for (uint32_t i = 0; i < group; i++)
-        e->kern->scale(a.acc + (size_t)i * s->head_size, 1.0f / sum[i], s->head_size);
+    for (uint32_t i = 0; i < n_queries; i++)
+        e->kern->scale(e->scratch.attended + at + i / group * row_stride +
+                           (size_t)(i % group) * s->head_size,
+                       1.0f / sum[i], s->head_size);
 }

@@ -9,6 +9,10 @@ void attn_prepare_rope(const GkEngine *e, uint32_t i_row);
 /* Turns row i's queries and keys of one kv head's group, adds nothing else, and writes the key and
  * value to the row's page. */
 void attn_rotate_and_store(const GkEngine *e, uint32_t i_layer, uint32_t i_row, uint32_t i_kv_head);
-/* Row i's query heads that share one kv head, against all positions up to the row's own. */
-void attn_attend(const GkEngine *e, uint32_t i_layer, uint32_t i_row, uint32_t i_kv_head,
+/* Query heads that attend together: what one page serves while it is in cache. */
+#define ATTEND_QUERIES 64
+/* How many rows of one sequence, at consecutive positions, make a run at most. */
+uint32_t attn_run_rows(const Shape *s);
+/* A run's query heads that share one kv head, each against all positions up to its own. */
+void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run, uint32_t i_kv_head,
                  void *scratch);

@@ -2,6 +2,7 @@
  */
 #include "base/alloc.h"
 #include "base/utf8.h"
+#include "engine/attn.h"
 #include "engine/bind.h"
 #include "engine/info.h"
 #include "engine/internal.h"
@@ -177,26 +178,28 @@ void engine_mul(const GkEngine *e, const struct weight *w, uint32_t begin,
 
 /* ---- the step ---- */
 
-static uint32_t fill_rows(GkEngine *e, const struct gk_plan *plan) {
-    Scratch *s = &e->scratch;
-    uint32_t n = 0;
+static void fill_rows(GkEngine *e, const struct gk_plan_row *plan, struct forward *f) {
+    GkSeq *seq = plan->seq;
 
-    for (size_t i = 0; i < plan->n; i++) {
-        GkSeq *seq = plan->rows[i].seq;
+    assert(seq->engine == e && plan->n_rows > 0 && plan->n_rows <= gk_seq_n_pending(seq));
+    assert(plan->n_rows <= e->info.n_rows_max - f->n_rows);
+    for (uint32_t i = 0; i < plan->n_rows; i++) {
+        size_t position = seq->n_done + i;
 
-        assert(seq->engine == e && plan->rows[i].n_rows > 0 &&
-               plan->rows[i].n_rows <= gk_seq_n_pending(seq));
-        assert(plan->rows[i].n_rows <= e->info.n_rows_max - n);
-        for (uint32_t j = 0; j < plan->rows[i].n_rows; j++) {
-            size_t position = seq->n_done + j;
-
-            s->rows[n++] = (struct row){.seq = seq,
-                                        .position = (uint32_t)position,
-                                        .token = seq->tokens[position],
-                                        .wants_logits = seq_wants_logits(seq, position)};
-        }
+        e->scratch.rows[f->n_rows++] =
+            (struct row){.seq = seq,
+                         .position = (uint32_t)position,
+                         .token = seq->tokens[position],
+                         .wants_logits = seq_wants_logits(seq, position)};
     }
-    return n;
+}
+
+/* The last n rows, cut into runs. */
+static void fill_runs(GkEngine *e, uint32_t n, struct forward *f) {
+    for (uint32_t n_run; n > 0; n -= n_run) {
+        n_run = MIN(n, attn_run_rows(&e->shape));
+        e->scratch.runs[f->n_runs++] = (struct row_run){.first = f->n_rows - n, .n = n_run};
+    }
 }
 
 static int fail_all(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_results) {
@@ -214,7 +217,10 @@ int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_resul
 
     if (gk_engine_is_lost(e))
         return fail_all(e, plan, ret_results);
-    f.n_rows = fill_rows(e, plan);
+    for (size_t i = 0; i < plan->n; i++) {
+        fill_rows(e, &plan->rows[i], &f);
+        fill_runs(e, plan->rows[i].n_rows, &f);
+    }
     for (uint32_t i = 0; i < f.n_rows; i++)
         if (e->scratch.rows[i].wants_logits || e->observer.on_row)
             e->scratch.logit_rows[f.n_logit_rows++] = i;

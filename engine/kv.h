@@ -1,8 +1,8 @@
 /*
  * KV cache: a pool of pages of 64 positions, tables of pages per sequence.
  *
- * A page holds, for each layer and kv head, the keys of its 64 positions and then their values,
- * each slice contiguous (64, head_size): what one attention task reads is one run of memory. The
+ * A page holds, for each layer and kv head, the keys of its 64 positions as (head_size, 64) and
+ * then their values as (64, head_size): what one attention task reads is one run of memory. The
  * page size is part of the exactness contract (attention folds whole pages in ascending order) and
  * never changes. Owner: GkEngine. Thread: worker.
  */
@@ -10,11 +10,11 @@
 
 #include "engine/shape.h"
 
-#define KV_PAGE_POSITIONS 64
+#define KV_PAGE_POSITIONS KERN_PAGE_POSITIONS
 
 typedef struct KvPool {
     enum gk_kv_type type;
-    size_t slice_bytes, page_bytes; /* of (64, head_size); of a whole page */
+    size_t slice_bytes, page_bytes; /* of 64 keys or values; of a whole page */
     uint32_t n_kv_heads;
     uint8_t *memory; /* mapped, touched page by page as it is used */
     size_t n_memory_bytes;

@@ -52,6 +52,7 @@ int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_ro
         size_t n_bytes;
     } parts[] = {
         {&s->rows, n * sizeof(*s->rows)},
+        {&s->runs, n * sizeof(*s->runs)},
         {&s->hidden, n * shape->n_embd * sizeof(float)},
         {&s->normed, n_head_rows * shape->n_embd * sizeof(float)},
         {&s->branch, n * shape->n_embd * sizeof(float)},
@@ -92,9 +93,9 @@ int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_ro
 
 void scratch_deinit(Scratch *s, unsigned n_threads) {
     void *const parts[] = {
-        s->rows,     s->hidden,       s->normed,     s->branch,     s->q,      s->k,     s->v,
-        s->attended, s->rope_cos,     s->rope_sin,   s->router,     s->chosen, s->gates, s->slot_of,
-        s->slot_row, s->expert_begin, s->expert_out, s->logit_rows, s->logits,
+        s->rows,    s->runs,     s->hidden,       s->normed,     s->branch,     s->q,      s->k,
+        s->v,       s->attended, s->rope_cos,     s->rope_sin,   s->router,     s->chosen, s->gates,
+        s->slot_of, s->slot_row, s->expert_begin, s->expert_out, s->logit_rows, s->logits,
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++)

@@ -71,9 +71,15 @@ struct row {
     bool wants_logits;
 };
 
+/* Rows of one sequence, at consecutive positions, whose queries attend together. */
+struct row_run {
+    uint32_t first, n;
+};
+
 /* Everything a step writes. n_rows at most n_rows_max; slots are (row, rank) pairs. */
 typedef struct Scratch {
     struct row *rows;                   // (n_rows)
+    struct row_run *runs;               // (n_runs) of the rows, in their order
     float *hidden;                      // (n_rows, n_embd) the residual stream
     float *normed;                      // (n_rows, n_embd)
     float *branch;                      // (n_rows, n_embd) what attention or the experts add

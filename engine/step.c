@@ -187,7 +187,7 @@ static void attend_task(struct member *m, const void *layer, size_t i) {
     uint32_t n = m->shape->n_kv_heads;
 
     /* The last rows see most positions and go first, so that the team ends together. */
-    attn_attend(m->e, (uint32_t)(l - m->e->weights.layers), m->f->n_rows - 1 - (uint32_t)(i / n),
+    attn_attend(m->e, (uint32_t)(l - m->e->weights.layers), &m->s->runs[m->f->n_runs - 1 - i / n],
                 (uint32_t)(i % n), m->scratch);
 }
 
@@ -256,7 +256,7 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
         attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / s->n_kv_heads),
                               (uint32_t)(i % s->n_kv_heads));
     barrier(m);
-    each_task(m, (size_t)m->f->n_rows * s->n_kv_heads, attend_task, l);
+    each_task(m, (size_t)m->f->n_runs * s->n_kv_heads, attend_task, l);
     each_row(m, i) {
         quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
     }

@@ -5,7 +5,7 @@
 
 struct forward {
     GkEngine *engine;
-    uint32_t n_rows, n_logit_rows;
+    uint32_t n_rows, n_runs, n_logit_rows;
     PoolTasks tasks[2]; /* used in turn, so that one can be reset while the other is drained */
 };
 

@@ -79,22 +79,30 @@ struct kern_mul {
     size_t y_stride;
     void *scratch; /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
 };
-#define KERN_SCRATCH_BYTES (512 * 1024)
+#define KERN_SCRATCH_BYTES  (512 * 1024)
 
-#define KERN_MATH_LANES    16 /* partial sums of every reduction over features */
+#define KERN_MATH_LANES     16 /* partial sums of every reduction over features */
 
-/* See kern_ops.attend_page. */
+#define KERN_PAGE_POSITIONS 64  /* of a KV page: part of the exactness contract */
+#define KERN_QUERIES_MAX    512 /* n_rows · n_heads of one attend_page() */
+
+/*
+ * See kern_ops.attend_page. Queries are those of n_rows rows and of the n_heads heads that share a
+ * kv head: row r, head h at q + r·row_stride + h·head_size, and its result likewise in acc. Keys
+ * lie feature by feature, so that sixteen positions make a vector; values position by position.
+ */
 struct kern_attend {
-    const float *q;
-    size_t q_stride; /* floats between query heads */
-    uint32_t n_q, head_size;
-    const void *k, *v;    /* page slices of one kv head */
-    bool f32;             /* else f16 */
-    uint32_t n_positions; /* 1 .. 64, those that this row may see */
-    float cap;
-    float *max, *sum; /* (n_q) */
-    float *acc;       /* (n_q, head_size) */
-    void *scratch;
+    const float *q;    // (n_rows, n_heads, head_size) multiplied by the attention scale
+    float *acc;        // (n_rows, n_heads, head_size) Σ p·v so far
+    float *max, *sum;  // (n_rows, n_heads) of the scores so far: their maximum, Σ p
+    size_t row_stride; /* in floats, of q and acc */
+    uint32_t n_rows, n_heads, head_size;
+    const void *k; // (head_size, 64) all of it memory that may be read, whatever is in it
+    const void *v; // (64, head_size)
+    bool f32;      /* the page's type, else f16 */
+    const uint32_t *n_positions; // (n_rows) 1 .. 64: the row sees the page's first n positions
+    float cap;                   /* > 0: scores are cap·tanh(s/cap) */
+    void *scratch;               /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
 };
 
 struct kern_ops {
@@ -112,21 +120,24 @@ struct kern_ops {
 
     /* Reductions: 16 strided partial sums, then the fixed tree (0+8,1+9,…; 0+4,…; 0+2,…; 0+1). */
     void (*rms_norm)(const float *x, const float *scale, float eps, float *ret, size_t n);
-    void (*softmax)(float *x, size_t n); /* in place, f32, max subtracted */
+    /* In place, max subtracted: -INFINITY gives 0; NaN, or nothing above -INFINITY, gives NaN. */
+    void (*softmax)(float *x, size_t n);
     float (*dot)(const float *a, const float *b, size_t n);
     void (*silu_mul)(const float *gate, const float *up, float *ret, size_t n); /* silu(gate)·up */
     void (*gelu_mul)(const float *gate, const float *up, float *ret, size_t n); /* tanh form */
-    void (*soft_cap)(float *x, float cap, size_t n);                     /* cap·tanh(x/cap) */
+    void (*soft_cap)(float *x, float cap, size_t n); /* cap·tanh(x · (1/cap)) */
     void (*add_scaled)(float *y, const float *x, float scale, size_t n); /* y += scale·x, one fma */
     void (*scale)(float *x, float factor, size_t n);
     void (*to_f16)(const float *x, uint16_t *ret, size_t n);
     void (*from_f16)(const uint16_t *x, float *ret, size_t n);
 
     /*
-     * One KV page folded into the running softmax of n_q query heads that share a kv head.
-     * q (n_q, head_size) pre-scaled by the caller; k, v (n_positions, head_size) in F16 or F32.
-     * Running state per query head: max, sum, acc (head_size). cap > 0: scores pass through
-     * cap·tanh(s/cap). Pages come in ascending order; the first has sum 0 and max -INFINITY.
+     * One KV page folded into the running softmax of each query. Pages come in ascending order;
+     * before the first one max is -INFINITY, sum and acc are 0; after the last the result is
+     * acc / sum. A query's bits depend on nothing but the query, its n_positions and that much of
+     * the page: scores add features in ascending order, acc adds positions in ascending order, sum
+     * adds the page's 16 strided partial sums. A score of -INFINITY is as good as masked; NaN
+     * reaches the results of its own query only.
      */
     void (*attend_page)(const struct kern_attend *a);
 };

@@ -9,6 +9,11 @@ typedef struct v16 {
     __m256 a, b;
 } v16;
 
+/* At most 6 accumulators of two registers each, of 16 registers. */
+#define LANES_TILE_WIDTH(n) ((n) == 1 ? 4 : (n) <= 3 ? 2 : 1)
+#define LANES_MUL_ROWS      2
+#define LANES_MUL_OUTS      2
+
 static inline v16 v16_load(const float *p) {
     return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
 }
@@ -49,13 +54,36 @@ static inline v16 v16_round(v16 x) {
     return (v16){_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
                  _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-static inline __m256 half_power2(__m256 n) {
-    __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-
-    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+static inline __m256 half_power2(__m256i n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
 }
-static inline v16 v16_power2(v16 n) {
-    return (v16){half_power2(n.a), half_power2(n.b)};
+static inline __m256 half_scale2(__m256 x, __m256 n) {
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+
+    x = _mm256_mul_ps(x, half_power2(half));
+    return _mm256_mul_ps(x, half_power2(_mm256_sub_epi32(whole, half)));
+}
+static inline v16 v16_scale2(v16 x, v16 n) {
+    return (v16){half_scale2(x.a, n.a), half_scale2(x.b, n.b)};
+}
+static inline __m256 half_with_sign(__m256 a, __m256 b) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+
+    return _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b));
+}
+static inline v16 v16_with_sign(v16 a, v16 b) {
+    return (v16){half_with_sign(a.a, b.a), half_with_sign(a.b, b.b)};
+}
+static inline __m256 half_first(__m256i n, int first, __m256 a, __m256 b) {
+    __m256i lane =
+        _mm256_add_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm256_set1_epi32(first));
+
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(n, lane)));
+}
+static inline v16 v16_first(size_t n, v16 a, v16 b) {
+    __m256i many = _mm256_set1_epi32(n > 16 ? 16 : (int)n);
+
+    return (v16){half_first(many, 0, a.a, b.a), half_first(many, 8, a.b, b.b)};
 }
 static inline __m256 half_if_small(__m256 a, float limit, __m256 yes, __m256 no) {
     __m256 absolute = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
@@ -82,6 +110,14 @@ static inline float v16_tree_max(v16 x) {
     __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
 
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
+}
+static inline __m256 half_load_bf16(const uint16_t *p) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+static inline v16 v16_load_bf16(const uint16_t *p) {
+    return (v16){half_load_bf16(p), half_load_bf16(p + 8)};
 }
 static inline v16 v16_load_half(const uint16_t *p) {
     return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)),

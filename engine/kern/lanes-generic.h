@@ -11,6 +11,12 @@ typedef struct v16 {
     float f[16];
 } v16;
 
+/* How many vectors side by side a tile of n rows of accumulators has: what the registers hold. */
+#define LANES_TILE_WIDTH(n) 1
+/* Rows and outputs of a tile of a float product. */
+#define LANES_MUL_ROWS 1
+#define LANES_MUL_OUTS 1
+
 #define LANES_EACH(expression)                                                                     \
     ({                                                                                             \
         v16 _r;                                                                                    \
@@ -61,16 +67,28 @@ static inline v16 v16_min(v16 a, v16 b) {
 static inline v16 v16_round(v16 a) {
     return LANES_EACH(rintf(a.f[i]));
 }
-/* 2^n for whole n in -126 .. 127 */
-static inline v16 v16_power2(v16 n) {
+/* x·2^n rounded once, for 0.5 <= x <= 2 and whole n in -160 .. 145: in two factors, of which the
+ * first is exact. */
+static inline v16 v16_scale2(v16 x, v16 n) {
     v16 r;
 
     for (int i = 0; i < 16; i++) {
-        uint32_t bits = (uint32_t)((int32_t)n.f[i] + 127) << 23;
+        int32_t whole = (int32_t)n.f[i], half = whole / 2;
+        uint32_t bits[2] = {(uint32_t)(half + 127) << 23, (uint32_t)(whole - half + 127) << 23};
+        float factors[2];
 
-        (void)memcpy(&r.f[i], &bits, sizeof(bits));
+        (void)memcpy(factors, bits, sizeof(factors));
+        r.f[i] = x.f[i] * factors[0] * factors[1];
     }
     return r;
+}
+/* |a| with the sign of b */
+static inline v16 v16_with_sign(v16 a, v16 b) {
+    return LANES_EACH(copysignf(a.f[i], b.f[i]));
+}
+/* The first n lanes of a, then b's. */
+static inline v16 v16_first(size_t n, v16 a, v16 b) {
+    return LANES_EACH((size_t)i < n ? a.f[i] : b.f[i]);
 }
 /* yes where |a| < limit, else no (no where a is NaN) */
 static inline v16 v16_if_small(v16 a, float limit, v16 yes, v16 no) {
@@ -91,6 +109,16 @@ static inline float v16_tree_max(v16 a) {
         for (int i = 0; i < half; i++)
             a.f[i] = a.f[i] > a.f[i + half] ? a.f[i] : a.f[i + half];
     return a.f[0];
+}
+static inline v16 v16_load_bf16(const uint16_t *p) {
+    v16 r;
+
+    for (int i = 0; i < 16; i++) {
+        uint32_t bits = (uint32_t)p[i] << 16;
+
+        (void)memcpy(&r.f[i], &bits, sizeof(bits));
+    }
+    return r;
 }
 static inline v16 v16_load_half(const uint16_t *p) {
     return LANES_EACH(half_to_float(p[i]));

@@ -27,14 +27,13 @@
 
 /*
  * e^x = 2^n · e^r with n = round(x / ln 2) and |r| <= ln 2 / 2: ln 2 is split in two (Cody and
- * Waite) and e^r is a polynomial of degree 6, the minimax one of the Cephes library's expf. 2^n is
- * applied in two factors, so that results run into 0 and infinity as they should.
+ * Waite) and e^r is a polynomial of degree 6, the minimax one of the Cephes library's expf. Beyond
+ * the clamps the result is 0 or infinity anyway; between, denormals are rounded once.
  */
 static inline v16 exp_lanes(v16 x) {
     v16 clamped = v16_min(v16_max(x, v16_set1(-110.0f)), v16_set1(100.0f));
     v16 n = v16_round(v16_mul(clamped, v16_set1(1.44269504f)));
     v16 r = v16_fma(n, v16_set1(-0.693359375f), clamped);
-    v16 half = v16_round(v16_mul(n, v16_set1(0.5f)));
     v16 p = v16_set1(1.9875691500e-4f);
 
     r = v16_fma(n, v16_set1(2.12194440e-4f), r);
@@ -44,21 +43,22 @@ static inline v16 exp_lanes(v16 x) {
     p = v16_fma(p, r, v16_set1(1.6666665459e-1f));
     p = v16_fma(p, r, v16_set1(5.0000001201e-1f));
     p = v16_add(v16_fma(p, v16_mul(r, r), r), v16_set1(1.0f));
-    p = v16_mul(v16_mul(p, v16_power2(half)), v16_power2(v16_sub(n, half)));
-    return v16_keep_nan(x, p);
+    return v16_keep_nan(x, v16_scale2(p, n));
 }
 
-/* Near zero an odd polynomial (Cephes' tanhf), else 1 − 2/(e^2x + 1). */
+/* Near zero an odd polynomial (Cephes' tanhf), else 1 − 2/(e^2|x| + 1) with x's sign. */
 static inline v16 tanh_lanes(v16 x) {
     v16 one = v16_set1(1.0f), z = v16_mul(x, x), p = v16_set1(-5.70498872745e-3f), large;
+    v16 magnitude = v16_with_sign(x, one);
 
     p = v16_fma(p, z, v16_set1(2.06390887954e-2f));
     p = v16_fma(p, z, v16_set1(-5.37397155531e-2f));
     p = v16_fma(p, z, v16_set1(1.33314422036e-1f));
     p = v16_fma(p, z, v16_set1(-3.33332819422e-1f));
     p = v16_fma(v16_mul(p, z), x, x);
-    large = v16_div(v16_set1(2.0f), v16_add(exp_lanes(v16_add(x, x)), one));
-    return v16_if_small(x, 0.625f, p, v16_sub(one, large));
+    large = v16_add(exp_lanes(v16_add(magnitude, magnitude)), one);
+    large = v16_with_sign(v16_sub(one, v16_div(v16_set1(2.0f), large)), x);
+    return v16_if_small(x, 0.625f, p, large);
 }
 
 /* x / (1 + e^−x) */
@@ -98,35 +98,34 @@ static void math_rms_norm(const float *x, const float *scale, float eps, float *
                     n - i));
 }
 
+/* NaNs are passed over; -INFINITY where there is nothing else. */
 static float max_of(const float *x, size_t n) {
-    v16 most = v16_set1(-INFINITY);
-    float tail, r;
+    v16 least = v16_set1(-INFINITY), most = least;
 
-    LANES_FOR(i, n, most = v16_max(v16_load(x + i), most), {
-        r = v16_tree_max(most);
-        for (; i < n; i++) {
-            tail = x[i];
-            r = tail > r ? tail : r;
-        }
-        return r;
-    });
+    LANES_FOR(i, n, most = v16_max(v16_load(x + i), most),
+              most = v16_max(v16_first(n - i, v16_load_n(x + i, n - i), least), most));
     return v16_tree_max(most);
 }
 
+/* What is subtracted before e^x: -INFINITY is a thing masked, and masked things alone give 0. */
+static float softmax_top(float most) {
+    return most == -INFINITY ? 0.0f : most;
+}
+
 static void math_softmax(float *x, size_t n) {
-    v16 most = v16_set1(max_of(x, n)), sum = v16_set1(0.0f), e;
+    v16 top = v16_set1(softmax_top(max_of(x, n))), sum = v16_set1(0.0f), e;
 
     LANES_FOR(
         i, n,
         {
-            e = exp_lanes(v16_sub(v16_load(x + i), most));
+            e = exp_lanes(v16_sub(v16_load(x + i), top));
             sum = v16_add(sum, e);
             v16_store(x + i, e);
         },
         {
-            e = exp_lanes(v16_sub(v16_load_n(x + i, n - i), most));
+            e = exp_lanes(v16_sub(v16_load_n(x + i, n - i), top));
             v16_store_n(x + i, e, n - i);
-            sum = v16_add(sum, v16_load_n(x + i, n - i));
+            sum = v16_add(sum, v16_first(n - i, e, v16_set1(0.0f)));
         });
     sum = v16_set1(v16_tree(sum));
     LANES_FOR(i, n, v16_store(x + i, v16_div(v16_load(x + i), sum)),
@@ -149,15 +148,15 @@ static void math_gelu_mul(const float *gate, const float *up, float *ret, size_t
                     n - i));
 }
 
-static inline v16 cap_lanes(v16 x, float cap) {
-    v16 c = v16_set1(cap);
-
-    return v16_mul(c, tanh_lanes(v16_div(x, c)));
+static inline v16 cap_lanes(v16 x, v16 cap, v16 inverse) {
+    return v16_mul(cap, tanh_lanes(v16_mul(x, inverse)));
 }
 
 static void math_soft_cap(float *x, float cap, size_t n) {
-    LANES_FOR(i, n, v16_store(x + i, cap_lanes(v16_load(x + i), cap)),
-              v16_store_n(x + i, cap_lanes(v16_load_n(x + i, n - i), cap), n - i));
+    v16 c = v16_set1(cap), inverse = v16_set1(1.0f / cap);
+
+    LANES_FOR(i, n, v16_store(x + i, cap_lanes(v16_load(x + i), c, inverse)),
+              v16_store_n(x + i, cap_lanes(v16_load_n(x + i, n - i), c, inverse), n - i));
 }
 
 static void math_add_scaled(float *y, const float *x, float scale, size_t n) {
@@ -191,68 +190,6 @@ static void math_to_f16(const float *x, uint16_t *ret, size_t n) {
     });
 }
 
-/* ---- attention over one page ---- */
-
-#define PAGE_POSITIONS 64
-
-/* max' = max(max, page's); sum and acc are scaled by e^(max − max'), then the page is added,
- * position by position in ascending order. */
-static void fold_page(const float *p, const float *v, uint32_t n_positions, uint32_t head_size,
-                      float *acc) {
-    for (uint32_t i = 0; i < n_positions; i++)
-        math_add_scaled(acc, v + (size_t)i * head_size, p[i], head_size);
-}
-
-static void attend_one(const struct kern_attend *a, uint32_t i_q, const float *k, const float *v) {
-    const float *q = a->q + i_q * a->q_stride;
-    float p[PAGE_POSITIONS], most, shrink;
-    v16 sum = v16_set1(0.0f), top, e;
-    uint32_t n = a->n_positions;
-
-    for (uint32_t i = 0; i < n; i++)
-        p[i] = math_dot(q, k + (size_t)i * a->head_size, a->head_size);
-    if (a->cap > 0)
-        math_soft_cap(p, a->cap, n);
-    most = max_of(p, n);
-    most = a->max[i_q] > most ? a->max[i_q] : most;
-    top = v16_set1(most);
-    LANES_FOR(
-        i, n,
-        {
-            e = exp_lanes(v16_sub(v16_load(p + i), top));
-            v16_store(p + i, e);
-            sum = v16_add(sum, e);
-        },
-        {
-            e = exp_lanes(v16_sub(v16_load_n(p + i, n - i), top));
-            v16_store_n(p + i, e, n - i);
-            sum = v16_add(sum, v16_load_n(p + i, n - i));
-        });
-    v16_store_n(&shrink, exp_lanes(v16_set1(a->max[i_q] - most)), 1);
-    a->max[i_q] = most;
-    a->sum[i_q] = fmaf(a->sum[i_q], shrink, v16_tree(sum));
-    math_scale(a->acc + (size_t)i_q * a->head_size, shrink, a->head_size);
-    fold_page(p, v, n, a->head_size, a->acc + (size_t)i_q * a->head_size);
-}
-
-static void math_attend_page(const struct kern_attend *a) {
-    size_t n = (size_t)a->n_positions * a->head_size;
-    const float *k = a->k, *v = a->v;
-
-    if (!a->f32) {
-        float *floats = a->scratch;
-
-        math_from_f16(a->k, floats, n);
-        math_from_f16(a->v, floats + n, n);
-        k = floats;
-        v = floats + n;
-    }
-    for (uint32_t i = 0; i < a->n_q; i++)
-        attend_one(a, i, k, v);
-}
-
-/* ---- float weights ---- */
-
 static void math_dequantize_f32(const void *blocks, float *ret, size_t n) {
     (void)memcpy(ret, blocks, n * sizeof(float));
 }
@@ -264,50 +201,14 @@ static void math_dequantize_f16(const void *blocks, float *ret, size_t n) {
 static void math_dequantize_bf16(const void *blocks, float *ret, size_t n) {
     const uint16_t *b = blocks;
 
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits = (uint32_t)b[i] << 16;
+    LANES_FOR(i, n, v16_store(ret + i, v16_load_bf16(b + i)), {
+        for (; i < n; i++) {
+            uint32_t bits = (uint32_t)b[i] << 16;
 
-        (void)memcpy(&ret[i], &bits, sizeof(bits));
-    }
-}
-
-#define FLOAT_CHUNK 4096 /* values dequantised at a time: a multiple of 16 */
-
-/* Each output is a dot product as math_dot(); weights of 16 bits are widened by the chunk. */
-static inline void mul_floats(const struct kern_mul *m, size_t value_bytes,
-                              void (*dequantize)(const void *, float *, size_t)) {
-    float *chunk = m->scratch;
-
-    for (uint32_t o = 0; o < m->n_out; o++) {
-        const uint8_t *w = m->w + o * m->row_bytes;
-
-        for (uint32_t i = 0; i < m->n_rows; i++) {
-            size_t row = m->rows ? m->rows[i] : i;
-            const float *x = (const float *)(const void *)(m->x->data + row * m->x->stride);
-            v16 sum = v16_set1(0.0f);
-
-            for (size_t at = 0; at < m->x->k; at += FLOAT_CHUNK) {
-                size_t n = m->x->k - at < FLOAT_CHUNK ? m->x->k - at : FLOAT_CHUNK;
-
-                if (i == 0 || m->x->k > FLOAT_CHUNK)
-                    dequantize(w + at * value_bytes, chunk, n);
-                LANES_FOR(j, n, sum = v16_fma(v16_load(chunk + j), v16_load(x + at + j), sum),
-                          sum = v16_fma(v16_load_n(chunk + j, n - j), v16_load_n(x + at + j, n - j),
-                                        sum));
-            }
-            m->y[i * m->y_stride + o] = v16_tree(sum);
+            (void)memcpy(&ret[i], &bits, sizeof(bits));
         }
-    }
+    });
 }
 
-static void math_mul_f32(const struct kern_mul *m) {
-    mul_floats(m, 4, math_dequantize_f32);
-}
-
-static void math_mul_f16(const struct kern_mul *m) {
-    mul_floats(m, 2, math_dequantize_f16);
-}
-
-static void math_mul_bf16(const struct kern_mul *m) {
-    mul_floats(m, 2, math_dequantize_bf16);
-}
+#include "engine/kern/attend.inc.c"
+#include "engine/kern/mul-float.inc.c"
