@@ -32,7 +32,7 @@ e2e_TESTS         :=
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := logits tokens
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
-fuzz_TESTS        := fuzz/gguf fuzz/ttrpc
+fuzz_TESTS        := fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
 script_TESTS      := unit/client-library.sh
 once_TESTS        :=
@@ -218,7 +218,7 @@ asan:
 
 FUZZ_SECONDS ?= 60
 fuzz_MAKE    := $(MAKE) BUILD=$(BUILD)/fuzz CC=clang SANITIZE=address,undefined,fuzzer-no-link
-fuzz_UTIL    := $(call obj,tests/fuzz/fuzz.c tests/util/gguf-write.c)
+fuzz_UTIL    := $(call obj,tests/fuzz/fuzz.c tests/util/gguf-write.c tests/util/spm-write.c)
 
 $(call under,$(fuzz_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(fuzz_UTIL) $(engine_OBJ) $(proto_OBJ)
 	$(call say,LINK,$@)
