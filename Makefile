@@ -24,7 +24,7 @@ daemon_SRC :=
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
-                     unit/engine-exact unit/engine-pool unit/engine-text unit/engine-stream unit/engine-sample
+                     unit/engine-exact unit/engine-math unit/engine-pool unit/engine-text unit/engine-stream unit/engine-sample
 unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS :=

@@ -4,7 +4,8 @@
  * so every tier gives the same bits.
  *
  * Elementary functions are our own, with errors measured against double-precision libm over their
- * whole range (tests/unit/engine-math.c): exp 2 ulp, tanh 4 ulp, and what is built from them.
+ * whole range (tests/unit/engine-math.c): exp 1.1 ulp, tanh 1.5, silu 2.5, gelu 4 ulp down to -1
+ * and a relative error of 3e-6 below.
  */
 #include "engine/kern/kern.h"
 #include "engine/kern/unpack.h"
@@ -57,8 +58,8 @@ static inline v16 tanh_lanes(v16 x) {
     p = v16_fma(p, z, v16_set1(-3.33332819422e-1f));
     p = v16_fma(v16_mul(p, z), x, x);
     large = v16_add(exp_lanes(v16_add(magnitude, magnitude)), one);
-    large = v16_with_sign(v16_sub(one, v16_div(v16_set1(2.0f), large)), x);
-    return v16_if_small(x, 0.625f, p, large);
+    large = v16_sub(one, v16_div(v16_set1(2.0f), large));
+    return v16_with_sign(v16_if_small(x, 0.625f, p, large), x);
 }
 
 /* x / (1 + e^−x) */
