@@ -1,17 +1,18 @@
 /*
- * See merge.h. A text is cut into characters; user-defined pieces in it are cut out whole, longest
- * first, and stay as they are. Then the pair of neighbours that makes the piece with the best score
- * (of equal ones the first in the text) becomes one symbol, until no pair makes a piece.
+ * See merge.h. User-defined pieces are cut out of the text whole, longest first, and stay as they
+ * are. The rest is cut into characters. Then the pair of neighbours that makes the piece with the
+ * best score (of equal ones the first in the text) becomes one symbol, until no pair makes a piece.
  *
  * Candidates wait in a heap, so that n characters take O(n log n). Where two characters stand side
- * by side that do so in no piece, nothing can merge across, and what is before them can be merged
- * and emitted on its own: in most vocabularies that happens at every word. So memory and cache
- * misses are those of a word, not of the text, and a caller that has enough tokens stops early.
+ * by side that do so in no piece, nothing can merge across, and what is before them is merged and
+ * emitted on its own: in most vocabularies that happens at every word. So memory and cache misses
+ * are those of a word, not of the text, and a caller that has enough tokens stops early.
  *
  * Unused pieces merge like others, but are taken apart again where they are left at the end: into
- * the two parts that were last seen to make them. "Last" is of the whole text, so that a vocabulary
- * that has such pieces is not cut into words. One that can't be taken apart is as unknown as if it
- * were not there, as in SentencePiece 0.2.3 (0.2.1 gave its id).
+ * the two parts that made them. Which those are depends on the piece alone: until something merges
+ * across its ends, and then it is not made, its characters merge in the same order everywhere. One
+ * that can't be taken apart is as unknown as if it were not there, as in SentencePiece 0.2.3 (0.2.1
+ * gave its id).
  */
 #include "engine/text/merge.h"
 
@@ -82,7 +83,7 @@ static int offer(Merger *m, uint32_t left) {
         return 0;
     b = &m->symbols[a->next];
     c.n = a->n + b->n;
-    if (a->is_fixed || b->is_fixed || c.n > m->vocab->n_merged_bytes_max)
+    if (c.n > m->vocab->n_merged_bytes_max)
         return 0;
     c.token = vocab_find(m->vocab, m->text + a->at, c.n);
     if (c.token < 0)
@@ -150,7 +151,7 @@ static int finish_symbols(Merger *m) {
 
 /* ---- cutting ---- */
 
-static int add_symbol(Merger *m, size_t at, size_t n, int32_t token, bool is_fixed) {
+static int add_symbol(Merger *m, size_t at, size_t n) {
     size_t i = m->n_symbols;
 
     if (i == m->symbols_capacity) {
@@ -166,44 +167,44 @@ static int add_symbol(Merger *m, size_t at, size_t n, int32_t token, bool is_fix
                                     .n = (uint32_t)n,
                                     .prev = i == 0 ? NONE : (uint32_t)i - 1,
                                     .next = (uint32_t)i + 1,
-                                    .token = token,
-                                    .is_fixed = is_fixed};
+                                    .token = vocab_find(m->vocab, m->text + at, n)};
     m->n_symbols++;
     return 0;
+}
+
+/* A user-defined piece, beside which nothing merges. */
+static int add_fixed(Merger *m, size_t at, int32_t token) {
+    int r = finish_symbols(m);
+
+    return r ? r : m->emit(m->userdata, m->text + at, m->vocab->pieces[token].n, token);
 }
 
 int merger_run(Merger *m, const uint8_t *text, size_t n) {
     const Vocab *v = m->vocab;
     uint32_t before = 0, character;
-    bool may_join = false; /* the symbol before with the next one */
     int r = 0;
 
     assert(n < UINT32_MAX);
     m->text = text;
-    if (v->has_unused) {
-        free(m->splits);
+    if (v->has_unused && !m->splits) {
         m->splits = alloc_array(v->n, sizeof(*m->splits));
         if (!m->splits)
             return error_origin(-ENOMEM);
     }
     for (size_t at = 0, length; !r && at < n; at += length) {
         int32_t token = vocab_match(v, &v->user_defined, text + at, n - at);
-        bool is_fixed = token >= 0;
 
-        if (is_fixed) {
+        if (token >= 0) {
             length = v->pieces[token].n;
-            may_join = false;
-        } else {
-            length = vocab_character(text + at, n - at, &character);
-            token = vocab_find(v, text + at, length);
-            may_join = may_join && vocab_may_join(v, before, character);
-            before = character;
+            r = add_fixed(m, at, token);
+            continue;
         }
-        if (!may_join && !v->has_unused)
+        length = vocab_character(text + at, n - at, &character);
+        if (!vocab_may_join(v, before, character))
             r = finish_symbols(m);
         if (!r)
-            r = add_symbol(m, at, length, token, is_fixed);
-        may_join = !is_fixed;
+            r = add_symbol(m, at, length);
+        before = character;
     }
     return r ? r : finish_symbols(m);
 }

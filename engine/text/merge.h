@@ -11,7 +11,6 @@ struct symbol {
     uint32_t at, n; /* bytes of the text; n 0: merged into another */
     uint32_t prev, next;
     int32_t token; /* -1: no piece */
-    bool is_fixed; /* merges with nothing */
 };
 
 /* Two neighbouring symbols that together are a piece. */
@@ -30,7 +29,7 @@ typedef struct Merger {
     size_t n_symbols, symbols_capacity;
     struct candidate *heap; /* the best first */
     size_t n_heap, heap_capacity;
-    uint32_t *splits; /* (n_vocab) of an unused piece: bytes of its left part; 0: not seen */
+    uint32_t *splits; /* (n_vocab) of an unused piece: bytes of its left part; 0: never made */
 } Merger;
 
 #define MERGER_INIT(v, emit_fn, data)                                                              \

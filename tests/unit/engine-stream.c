@@ -216,6 +216,15 @@ static void test_continuation(void) {
 static const char *const words[] = {"a",    "b",    "c",   "ab",   "ba",   "abc", "aab", "bca",
                                     "abab", "cabc", "aaa", "abca", "bcab", "é",   "aé",  "éb"};
 
+/* One to three words in a row. */
+static void random_string(uint64_t *state, char *ret, size_t capacity) {
+    size_t n_words = 1 + next_random(state) % 3, n = 0;
+
+    for (size_t i = 0; i < n_words; i++)
+        n += (size_t)snprintf(ret + n, capacity - n, "%s",
+                              words[next_random(state) % ARRAY_SIZE(words)]);
+}
+
 /* By the definition: the first place where a stop string is complete, there the longest. */
 static const char *find_stop(const char *text, size_t n, const char *const *stops, size_t n_stops,
                              size_t *ret_end) {
@@ -287,11 +296,7 @@ static void test_stop_strings(void) {
         size_t n_stops = next_random(&state) % 4;
 
         for (size_t j = 0; j < n_stops; j++) {
-            size_t n_words = 1 + next_random(&state) % 3;
-
-            stops[j][0] = '\0';
-            for (size_t k = 0; k < n_words; k++)
-                (void)strcat(stops[j], words[next_random(&state) % ARRAY_SIZE(words)]);
+            random_string(&state, stops[j], sizeof(stops[j]));
             list[j] = stops[j];
         }
         run_stops(t, &state, list, n_stops, i % 2);
@@ -421,11 +426,7 @@ static void test_banned_strings(void) {
         size_t n_bans = 1 + next_random(&state) % 4;
 
         for (size_t j = 0; j < n_bans; j++) {
-            size_t n_words = 1 + next_random(&state) % 3;
-
-            bans[j][0] = '\0';
-            for (size_t k = 0; k < n_words; k++)
-                (void)strcat(bans[j], words[next_random(&state) % ARRAY_SIZE(words)]);
+            random_string(&state, bans[j], sizeof(bans[j]));
             list[j] = bans[j];
         }
         run_banned(t, &state, list, n_bans);

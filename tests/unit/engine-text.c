@@ -279,6 +279,22 @@ static void test_decode(void) {
     (void)tokenizer_free(t);
 }
 
+/* Where extra spaces are removed, a decoded text begins with none. */
+static void test_decode_without_extra(void) {
+    SpmWriter w = {.n = 0};
+    Tokenizer *t;
+
+    spm_basics(&w);
+    spm_piece(&w, "▁", -1, 1);
+    spm_piece(&w, "▁a", -2, 1);
+    spm_specs(&w);
+    spm_bytes(&w, 3, "\x20\x01", 2); /* remove_extra_whitespaces */
+    t = open_writer(&w);
+    assert_decodes(t, false, "a a", 259, 259, 1, 260, 260);
+    assert_decodes(t, false, "", 259, 259);
+    (void)tokenizer_free(t);
+}
+
 static void assert_piece(const Tokenizer *t, int32_t token, const char *text) {
     size_t n;
     const char *piece = tokenizer_piece(t, token, &n);
@@ -717,6 +733,7 @@ static const struct test tests[] = {
     TEST(small_models),
     TEST(flags),
     TEST(decode),
+    TEST(decode_without_extra),
     TEST(pieces),
     TEST(any_bytes),
     {"long_texts", test_long_texts, 30},
