@@ -113,9 +113,8 @@ static void ban(TextStream *s, uint32_t token) {
 static void ban_those_that_hold(TextStream *s, const struct watch *w) {
     const Vocab *v = &s->tokenizer->vocab;
 
-    for (uint32_t i = 0; i < v->n; i++)
-        if (memmem(vocab_surface(v, i), v->pieces[i].n_surface, w->bytes, w->n))
-            ban(s, i);
+    for (uint32_t i = 0; (i = vocab_find_holding(v, i, w->bytes, w->n)) < v->n; i++)
+        ban(s, i);
 }
 
 static int banned_new(TextStream *s) {

@@ -31,13 +31,16 @@ bool tokenizer_is_control(const Tokenizer *t, int32_t token);
  * pieces). */
 bool tokenizer_is_eog(const Tokenizer *t, int32_t token);
 
-/* flags: enum gk_tokenize_flags. Returns GK_E_INVALID where there would be more than n_max tokens.
- */
+/* flags: enum gk_tokenize_flags. Any bytes are taken: those that are not valid UTF-8 become byte
+ * pieces. Control pieces that are let match cut the text into texts of their own, each with its
+ * dummy prefix. Returns GK_E_INVALID where there would be more than n_max tokens. */
 int tokenizer_encode(const Tokenizer *t, const char *text, size_t n_text, unsigned flags,
                      size_t n_max, int32_t **ret_tokens, size_t *ret_n, Error *reterr);
 /* The bytes one token stands for inside running text (▁ is a space, a byte piece its byte; empty
  * for control pieces). A view as long as the tokenizer. */
 const char *tokenizer_piece(const Tokenizer *t, int32_t token, size_t *ret_n);
-/* Whole texts: as SentencePiece decodes, that is without the dummy prefix's space at the start. */
+/* Whole texts: as SentencePiece decodes, that is without the dummy prefix's space at the start (and
+ * after each control piece where `control` has them printed), but byte pieces give their bytes even
+ * where these are not valid UTF-8. Returns GK_E_INVALID for an id outside the vocabulary. */
 int tokenizer_decode(const Tokenizer *t, const int32_t *tokens, size_t n, bool control,
                      char **ret_text, size_t *ret_n, Error *reterr);

@@ -139,67 +139,52 @@ static int read_byte_pieces(Vocab *v, Error *reterr) {
     return 0;
 }
 
-/* Of bytes as stored, written with ▁ for each space, to those it stands for; in place. */
-static size_t unescape(uint8_t *p, size_t n) {
+/* Bytes as stored, with a space for each ▁. */
+static size_t unescape(const uint8_t *p, size_t n, uint8_t *ret) {
     size_t n_written = 0;
 
     for (size_t i = 0; i < n;) {
-        if (n - i >= 3 && memcmp(p + i, space_symbol, 3) == 0) {
-            p[n_written++] = ' ';
-            i += 3;
-        } else {
-            p[n_written++] = p[i++];
-        }
+        bool is_space = n - i >= 3 && memcmp(p + i, space_symbol, 3) == 0;
+
+        ret[n_written++] = is_space ? ' ' : p[i];
+        i += is_space ? 3 : 1;
     }
     return n_written;
 }
 
-static int add_surface(Vocab *v, uint32_t token, uint32_t at_unknown, uint16_t n_unknown,
-                       Error *reterr) {
-    struct piece *p = &v->pieces[token];
-    uint8_t byte;
-    int r;
+/* ret has room for TEXT_PIECE_BYTES_MAX bytes, and the unknown surface is not longer. */
+static size_t make_surface(const Vocab *v, uint32_t token, const void *unknown, size_t n_unknown,
+                           uint8_t *ret) {
+    const struct piece *p = &v->pieces[token];
 
     switch (p->type) {
     case PIECE_CONTROL:
         return 0;
     case PIECE_UNKNOWN:
-        p->at_surface = at_unknown;
-        p->n_surface = n_unknown;
-        return 0;
+        (void)memcpy(ret, unknown, n_unknown);
+        return n_unknown;
     case PIECE_BYTE:
-        byte = (uint8_t)byte_of_piece(vocab_bytes(v, token), p->n);
-        p->n_surface = 1;
-        return append_bytes(v, &byte, 1, &p->at_surface, reterr);
+        ret[0] = (uint8_t)byte_of_piece(vocab_bytes(v, token), p->n);
+        return 1;
     default:
-        break;
+        return unescape(vocab_bytes(v, token), p->n, ret);
     }
-    p->at_surface = p->at;
-    p->n_surface = p->n;
-    if (memmem(vocab_bytes(v, token), p->n, space_symbol, 3)) {
-        uint8_t copy[TEXT_PIECE_BYTES_MAX];
-
-        (void)memcpy(copy, vocab_bytes(v, token), p->n);
-        p->n_surface = (uint16_t)unescape(copy, p->n);
-        r = append_bytes(v, copy, p->n_surface, &p->at_surface, reterr);
-        if (r)
-            return r;
-    }
-    return 0;
 }
 
 static int add_surfaces(Vocab *v, const void *unknown, size_t n_unknown, Error *reterr) {
-    uint32_t at_unknown;
-    int r;
+    uint8_t surface[TEXT_PIECE_BYTES_MAX];
+    int r = 0;
 
-    if (n_unknown > TEXT_PIECE_BYTES_MAX)
+    if (n_unknown > sizeof(surface))
         return error_set(reterr, GK_E_FILE,
-                         "the unknown piece's surface has %zu bytes (at most %u)", n_unknown,
-                         TEXT_PIECE_BYTES_MAX);
-    r = append_bytes(v, unknown, n_unknown, &at_unknown, reterr);
+                         "the unknown piece's surface has %zu bytes (at most %zu)", n_unknown,
+                         sizeof(surface));
     for (uint32_t i = 0; !r && i < v->n; i++) {
-        r = add_surface(v, i, at_unknown, (uint16_t)n_unknown, reterr);
-        v->n_surface_max = MAX(v->n_surface_max, (uint32_t)v->pieces[i].n_surface);
+        size_t n = make_surface(v, i, unknown, n_unknown, surface);
+
+        v->pieces[i].n_surface = (uint16_t)n;
+        v->n_surface_max = MAX(v->n_surface_max, (uint32_t)n);
+        r = append_bytes(v, surface, n, &v->pieces[i].at_surface, reterr);
     }
     return r;
 }
@@ -411,6 +396,37 @@ const uint32_t *vocab_with_prefix(const Vocab *v, const void *bytes, size_t n, s
     }
     *ret_n = lo - begin;
     return v->by_surface + begin;
+}
+
+/* The token whose surface has the byte at this place of v->bytes. */
+static uint32_t token_at(const Vocab *v, size_t at) {
+    uint32_t lo = 0, hi = v->n;
+
+    while (hi - lo > 1) {
+        uint32_t middle = lo + (hi - lo) / 2;
+
+        if (v->pieces[middle].at_surface <= at)
+            lo = middle;
+        else
+            hi = middle;
+    }
+    return lo;
+}
+
+uint32_t vocab_find_holding(const Vocab *v, uint32_t from, const void *bytes, size_t n) {
+    size_t at = from < v->n ? v->pieces[from].at_surface : v->n_bytes;
+    const uint8_t *hit;
+
+    while ((hit = memmem(v->bytes + at, v->n_bytes - at, bytes, n))) {
+        uint32_t token = token_at(v, (size_t)(hit - v->bytes));
+        const struct piece *p = &v->pieces[token];
+
+        at = (size_t)(hit - v->bytes);
+        if (n <= p->at_surface + p->n_surface - at)
+            return token;
+        at++;
+    }
+    return v->n;
 }
 
 /* ---- pairs of characters ---- */

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "engine/text/text.h"
 
-#define VOCAB_BYTES_MAX       (64u << 20) /* of all pieces */
+#define VOCAB_BYTES_MAX       (64u << 20) /* of all pieces and their surfaces */
 #define VOCAB_FIXED_BYTES_MAX 512 /* of a user-defined or control piece: tried at every byte */
 #define VOCAB_PAIR_BITS       18
 
@@ -46,7 +46,7 @@ struct vocab_set {
 typedef struct Vocab {
     struct piece *pieces; /* (n) */
     uint32_t n, capacity;
-    uint8_t *bytes;
+    uint8_t *bytes; /* the pieces, then their surfaces, both in the order of their tokens */
     size_t n_bytes, bytes_capacity;
     struct vocab_slot *slots; /* (n_slots), a power of two: normal, user-defined, unused pieces */
     uint32_t n_slots;
@@ -83,6 +83,9 @@ int32_t vocab_find_control(const Vocab *v, const void *bytes, size_t n);
 int32_t vocab_match(const Vocab *v, const struct vocab_set *set, const uint8_t *text, size_t n);
 /* The tokens whose surface begins with these bytes: a view into by_surface. */
 const uint32_t *vocab_with_prefix(const Vocab *v, const void *bytes, size_t n, size_t *ret_n);
+
+/* The first token from `from` on whose surface has these bytes (n >= 1) in it; v->n: none. */
+uint32_t vocab_find_holding(const Vocab *v, uint32_t from, const void *bytes, size_t n);
 
 /* The character at the start of n >= 1 bytes: its length, and a number of its own. A byte that
  * begins no well-formed one is a character too. */
