@@ -1,0 +1,261 @@
+/*
+ * See call.h.
+ *
+ *   OPENING ──pushed──▶ QUEUED ──LETTER_STARTED──▶ RUNNING ──LETTER_ENDED──▶ FLUSHING ──▶ DONE
+ *      └──────────────────┴───────────────────────────┴────── any failure ─────────────────▲
+ *
+ * Whatever ends a call, finish() is where it happens, once: an answer, a refusal, a deadline, a
+ * Cancel, a disconnect, the daemon's end. It lets go of all that the call holds. The worker's job
+ * is not waited for: it is told to end, and comes back to a call that is no longer there.
+ */
+#include "daemon/call.h"
+
+#include "base/alloc.h"
+#include "daemon/conn.h"
+#include "daemon/daemon.h"
+#include "daemon/log.h"
+#include "daemon/service.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const state_names[] = {
+#define X(name) #name,
+    CALL_STATE_MAP(X)
+#undef X
+};
+
+static const unsigned state_edges[] = {
+    [CALL_OPENING] = BIT(CALL_QUEUED) | BIT(CALL_DONE),
+    [CALL_QUEUED] = BIT(CALL_RUNNING) | BIT(CALL_DONE),
+    [CALL_RUNNING] = BIT(CALL_FLUSHING) | BIT(CALL_DONE),
+    [CALL_FLUSHING] = BIT(CALL_DONE),
+    [CALL_DONE] = 0,
+};
+
+void call_set_state(Call *call, enum call_state to) {
+    Daemon *d = call->daemon;
+
+    assert(state_edges[call->state] & BIT(to));
+    log_debug("call %" PRIu64 ": %s to %s", call->id, state_names[call->state], state_names[to]);
+    d->n_queued += (to == CALL_QUEUED) - (call->state == CALL_QUEUED);
+    d->n_running += (to == CALL_RUNNING) - (call->state == CALL_RUNNING);
+    call->state = to;
+}
+
+Call *call_find(const Daemon *d, uint64_t id) {
+    list_for_each (node, &d->calls[id % DAEMON_CALL_BUCKETS]) {
+        Call *call = container_of(node, Call, id_node);
+
+        if (call->id == id)
+            return call;
+    }
+    return NULL;
+}
+
+/* ---- the one ending ---- */
+
+static double ms_between(uint64_t begin_us, uint64_t end_us) {
+    return begin_us && end_us > begin_us ? (double)(end_us - begin_us) / 1000 : 0;
+}
+
+/* One line a request, never its text. */
+static void log_ending(const Call *call, const char *outcome) {
+    uint64_t now = daemon_now_us(call->daemon);
+    uint64_t started = call->started_us ? call->started_us : now;
+    uint64_t ended = call->ended_us ? call->ended_us : now;
+
+    if (!call->method->is_inference) {
+        log_debug("%s: %s uid=%u pid=%d total=%.1fms", call->method->name, outcome,
+                  (unsigned)call->conn->uid, (int)call->conn->pid, ms_between(call->begun_us, now));
+        return;
+    }
+    log_info("%s: %s uid=%u pid=%d model=%s id=%s prompt=%zu generated=%zu queue=%.1fms "
+             "prefill=%.1fms decode=%.1fms total=%.1fms",
+             call->method->name, outcome, (unsigned)call->conn->uid, (int)call->conn->pid,
+             call->model ? call->model->name : "-", call->request_id[0] ? call->request_id : "-",
+             call->n_prompt, call->n_generated, ms_between(call->queued_us, started),
+             ms_between(call->started_us, call->decoding_us ? call->decoding_us : ended),
+             ms_between(call->decoding_us, ended), ms_between(call->begun_us, now));
+}
+
+static void let_go(Call *call) {
+    Daemon *d = call->daemon;
+
+    if (call->job)
+        worker_cancel(&d->worker, call->job);
+    list_unlink(&call->model_node);
+    if (call->model)
+        model_release(call->model);
+    output_deinit(&call->output);
+    free(call->echo);
+    free(call->scores.entries);
+    if (call->n_charged_bytes > 0)
+        quota_release(call->user, QUOTA_BYTES, call->n_charged_bytes);
+    quota_release(call->user, QUOTA_REQUESTS, 1);
+    list_unlink(&call->dirty_node);
+    list_unlink(&call->id_node);
+    list_unlink(&call->conn_node);
+    d->n_calls--;
+    free(call);
+    daemon_something_ended(d);
+}
+
+static void finish(Call *call, const char *outcome) {
+    struct daemon_counters *counters = &call->daemon->counters;
+
+    call_set_state(call, CALL_DONE);
+    if (call->method->is_inference) {
+        counters->n_requests++;
+        counters->n_failed += strcmp(outcome, status_name(STATUS_OK)) != 0;
+        counters->n_prompt_tokens += call->n_prompt_done;
+        counters->n_generated_tokens += call->n_generated;
+    }
+    log_ending(call, outcome);
+    let_go(call);
+}
+
+void call_fail(Call *call, enum status_code code, const char *format, ...) {
+    char sentence[ERROR_TEXT_MAX];
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(sentence, sizeof(sentence), format, args);
+    va_end(args);
+    log_debug("call %" PRIu64 " fails: %s", call->id, sentence);
+    conn_finish(call->conn, call->stream, code, sentence, NULL, 0);
+    finish(call, status_name(code));
+}
+
+void call_complete(Call *call) {
+    conn_finish(call->conn, call->stream, STATUS_OK, NULL, NULL, 0);
+    finish(call, status_name(STATUS_OK));
+}
+
+void call_abandon(Call *call) {
+    finish(call, "DISCONNECTED");
+}
+
+void call_reply(Call *call, const ProtobufCMessage *answer) {
+    Buf *scratch = &call->daemon->scratch;
+    int r = msg_pack(answer, scratch);
+
+    if (r == 0) {
+        conn_finish(call->conn, call->stream, STATUS_OK, NULL, buf_bytes(scratch),
+                    buf_size(scratch));
+        finish(call, status_name(STATUS_OK));
+    } else {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED,
+                  r == -ENOBUFS ? "the answer is longer than the wire can carry" : "out of memory");
+    }
+    buf_consume(scratch, buf_size(scratch));
+}
+
+int call_send(Call *call, const ProtobufCMessage *message) {
+    Buf *scratch = &call->daemon->scratch;
+    int r = msg_pack(message, scratch);
+
+    if (r == -ENOBUFS)
+        r = -EMSGSIZE;
+    if (r == 0)
+        r = conn_send(call->conn, call->stream, buf_bytes(scratch), buf_size(scratch));
+    buf_consume(scratch, buf_size(scratch));
+    return r;
+}
+
+void call_mark_dirty(Call *call) {
+    if (call->method->has_output(call) && conn_is_writable(call->conn) &&
+        list_is_empty(&call->dirty_node))
+        list_push_back(&call->daemon->dirty_calls, &call->dirty_node);
+}
+
+/* ---- the beginning ---- */
+
+/* The earlier of what was said before and now; never later than max_timeout. */
+static void set_deadline(Call *call, uint64_t us) {
+    uint64_t max = call->daemon->config->timeout_max_us;
+
+    if (max > 0 && call->method->is_inference)
+        us = us > 0 ? MIN(us, max) : max;
+    if (us == 0 || (call->deadline_us > 0 && call->deadline_us <= call->begun_us + us))
+        return;
+    call->deadline_us = call->begun_us + us;
+    daemon_wake_at(call->daemon, call->deadline_us);
+}
+
+bool call_set_timeout(Call *call, uint32_t ms) {
+    uint64_t us = (uint64_t)ms * 1000;
+
+    if (us == 0 && call->deadline_us == 0)
+        us = call->daemon->config->timeout_default_us;
+    set_deadline(call, us);
+    return true;
+}
+
+bool call_charge(Call *call, size_t n_bytes) {
+    Error error = ERROR_INIT;
+    int r;
+
+    if (n_bytes == 0)
+        return true;
+    r = quota_charge(&call->daemon->quota, call->conn->uid, QUOTA_BYTES, n_bytes, &call->user,
+                     &error);
+    if (r != 0) {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
+        return false;
+    }
+    call->n_charged_bytes += n_bytes;
+    return true;
+}
+
+static int new_call(Conn *c, const struct codec_request *request, Call **ret, Error *reterr) {
+    Daemon *d = c->daemon;
+    Call *call;
+    int r;
+
+    if (d->n_calls >= d->config->n_requests_max)
+        return error_set(reterr, -EBUSY, "all %" PRIu64 " requests are in use (max_requests)",
+                         d->config->n_requests_max);
+    call = alloc_new(Call);
+    if (!call)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    r = quota_charge(&d->quota, c->uid, QUOTA_REQUESTS, 1, &call->user, reterr);
+    if (r != 0) {
+        free(call);
+        return r;
+    }
+    call->daemon = d;
+    call->conn = c;
+    call->id = ++d->next_call_id;
+    call->stream = request->stream;
+    call->method = service_find(request->service, request->method);
+    call->begun_us = daemon_now_us(d);
+    list_init(&call->dirty_node);
+    list_init(&call->model_node);
+    output_init(&call->output, d->config->n_output_bytes_max);
+    list_push_back(&c->calls, &call->conn_node);
+    list_push_back(&d->calls[call->id % DAEMON_CALL_BUCKETS], &call->id_node);
+    d->n_calls++;
+    *ret = call;
+    return 0;
+}
+
+void call_begin(Conn *c, const struct codec_request *request) {
+    Error error = ERROR_INIT;
+    Call *call;
+
+    if (new_call(c, request, &call, &error) != 0) {
+        log_notice("%s of pid %d, uid %u refused: %s", request->method, (int)c->pid,
+                   (unsigned)c->uid, error.text);
+        conn_finish(c, request->stream, STATUS_RESOURCE_EXHAUSTED, error.text, NULL, 0);
+        return;
+    }
+    if (request->timeout_ns < 0) {
+        call_fail(call, STATUS_DEADLINE_EXCEEDED, "the time was up before the request came");
+        return;
+    }
+    set_deadline(call, (uint64_t)(request->timeout_ns + 999) / 1000);
+    service_run(call, request->payload, request->n_payload);
+}

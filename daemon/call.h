@@ -1,0 +1,80 @@
+/* One RPC, from its request to its one ending. */
+#pragma once
+
+#include "base/list.h"
+#include "daemon/output.h"
+#include "daemon/quota.h"
+#include "proto/codec.h"
+
+struct Conn;
+struct Daemon;
+struct Model;
+struct method;
+
+#define CALL_ID_MAX 128 /* bytes of a request_id */
+
+#define CALL_STATE_MAP(X)                                                                          \
+    X(OPENING)  /* its request is looked at, its prompt tokenized */                               \
+    X(QUEUED)   /* the worker has it, without a sequence */                                        \
+    X(RUNNING)  /* it has a sequence */                                                            \
+    X(FLUSHING) /* computed; its last output waits for the connection */                           \
+    X(DONE)
+
+enum call_state {
+#define X(name) CALL_##name,
+    CALL_STATE_MAP(X)
+#undef X
+};
+
+/* What Score gathers. */
+struct call_scores {
+    struct gk_logprob *entries; /* (n_tokens, 1 + n_top): each token's own, then alternatives */
+    size_t n_tokens;
+    uint32_t n_top;
+};
+
+/* Owner: Conn. Thread: loop. */
+typedef struct Call {
+    ListNode conn_node, id_node, dirty_node;
+    ListNode model_node; /* in its model's queue, or among those who wait for its state */
+    struct Daemon *daemon;
+    struct Conn *conn;
+    uint64_t id, stream;
+    const struct method *method;
+    enum call_state state;
+    User *user;
+    size_t n_charged_bytes;
+    struct Model *model; /* in use by this call; NULL: none */
+    Job *job;            /* the worker has it; NULL: not yet, or no more */
+    char request_id[CALL_ID_MAX + 1];
+    uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us, told_us;
+    size_t n_prompt, n_prompt_done, n_generated;
+    uint64_t seed;
+    /* Generate */
+    Output output;
+    uint64_t n_events;
+    enum gk_finish finish;
+    char stop[GK_STOP_STRING_BYTES_MAX + 1];
+    char *echo;
+    struct call_scores scores;
+} Call;
+
+/* Takes a request; the call may be over when this returns. */
+void call_begin(struct Conn *c, const struct codec_request *request);
+Call *call_find(const struct Daemon *d, uint64_t id);
+
+/* Each of these ends the call, which is gone afterwards. */
+void call_fail(Call *call, enum status_code code, const char *format, ...) PRINTF_FORMAT(3, 4);
+void call_reply(Call *call, const ProtobufCMessage *answer); /* unary */
+void call_complete(Call *call);                              /* a stream */
+void call_abandon(Call *call);                               /* nobody hears the answer */
+
+void call_set_state(Call *call, enum call_state to);
+/* One message of a stream. Returns as codec_ops.send_message(). */
+int call_send(Call *call, const ProtobufCMessage *message);
+/* Has something to say as soon as its connection can take it. */
+void call_mark_dirty(Call *call);
+/* Milliseconds that the message asks for, 0: none. Returns false where the call is over. */
+bool call_set_timeout(Call *call, uint32_t ms);
+/* Charges what it keeps in memory. Returns false where the call is over. */
+bool call_charge(Call *call, size_t n_bytes);

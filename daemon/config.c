@@ -1,0 +1,511 @@
+/* See config.h. */
+#include "daemon/config.h"
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "daemon/log.h"
+#include "engine/engine.h"
+
+#include <ctype.h>
+#include <glob.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define LINE_MAX_BYTES  8192
+#define MODEL_NAME_MAX  64
+#define MODEL_SECTION   "model"
+#define NUMBER_MAX      INT64_MAX
+#define SECONDS_MAX     (366ull * 86400)
+#define SOCKET_PATH_MAX 107 /* sockaddr_un */
+
+/* A parser reads `text` into the uint64_t or char * at `to`. Returns -EINVAL with a sentence that
+ * says what the value must be, -ENOMEM. */
+struct key {
+    const char *section, *name;
+    int (*parse)(const struct key *key, const char *text, void *to, Error *reterr);
+    size_t offset;
+    const char *value; /* the default, in the words of the file */
+    const char *help;
+    uint64_t min, max; /* of numbers */
+    const char *const *words;
+};
+
+/* ---- values ---- */
+
+static int parse_text(const struct key *key, const char *text, void *to, Error *reterr) {
+    char *copy;
+
+    if (strlen(text) > key->max)
+        return error_set(reterr, -EINVAL, "at most %" PRIu64 " bytes are allowed", key->max);
+    copy = alloc_string(text);
+    if (!copy)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    free(*(char **)to);
+    *(char **)to = copy;
+    return 0;
+}
+
+static int put_number(const struct key *key, uint64_t number, void *to, Error *reterr) {
+    if (number < key->min || number > key->max)
+        return error_set(reterr, -EINVAL, "the value must be from %" PRIu64 " to %" PRIu64,
+                         key->min, key->max);
+    *(uint64_t *)to = number;
+    return 0;
+}
+
+/* Digits at the start; the rest is left in *ret_rest. */
+static bool read_digits(const char *text, int base, uint64_t *ret, const char **ret_rest) {
+    char *end;
+
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    errno = 0;
+    *ret = strtoull(text, &end, base);
+    *ret_rest = end;
+    return errno == 0;
+}
+
+static int parse_number(const struct key *key, const char *text, void *to, Error *reterr) {
+    const char *rest;
+    uint64_t number;
+
+    if (!read_digits(text, 10, &number, &rest) || *rest)
+        return error_set(reterr, -EINVAL, "a whole number is expected");
+    return put_number(key, number, to, reterr);
+}
+
+static int parse_mode(const struct key *key, const char *text, void *to, Error *reterr) {
+    const char *rest;
+    uint64_t mode;
+
+    if (!read_digits(text, 8, &mode, &rest) || *rest)
+        return error_set(reterr, -EINVAL, "an octal file mode such as 0660 is expected");
+    return put_number(key, mode, to, reterr);
+}
+
+static int parse_with_unit(const struct key *key, const char *text, const char *const *units,
+                           const uint64_t *factors, void *to, Error *reterr) {
+    const char *rest;
+    uint64_t number;
+
+    if (!read_digits(text, 10, &number, &rest))
+        return error_set(reterr, -EINVAL, "a whole number, maybe with a unit, is expected");
+    while (*rest == ' ')
+        rest++;
+    for (size_t i = 0; units[i]; i++)
+        if (strcmp(rest, units[i]) == 0)
+            return checked_mul(number, factors[i], &number)
+                       ? put_number(key, number, to, reterr)
+                       : error_set(reterr, -EINVAL, "the value is too large");
+    return error_set(reterr, -EINVAL, "'%.16s' is no unit known here", rest);
+}
+
+static int parse_bytes(const struct key *key, const char *text, void *to, Error *reterr) {
+    static const char *const units[] = {"", "K", "M", "G", "T", NULL};
+    static const uint64_t factors[] = {1, 1ull << 10, 1ull << 20, 1ull << 30, 1ull << 40};
+
+    return parse_with_unit(key, text, units, factors, to, reterr);
+}
+
+static int parse_time(const struct key *key, const char *text, void *to, Error *reterr) {
+    static const char *const units[] = {"", "s", "ms", "min", "h", NULL};
+    static const uint64_t factors[] = {1000000, 1000000, 1000, 60000000, 3600000000};
+
+    return parse_with_unit(key, text, units, factors, to, reterr);
+}
+
+static int parse_bool(const struct key *key, const char *text, void *to, Error *reterr) {
+    static const char *const words[] = {"no", "yes", "false", "true", "off", "on", "0", "1"};
+
+    (void)key;
+    for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+        if (strcmp(text, words[i]) == 0) {
+            *(uint64_t *)to = i % 2;
+            return 0;
+        }
+    return error_set(reterr, -EINVAL, "yes or no is expected");
+}
+
+/* The number is the word's place. */
+static int parse_word(const struct key *key, const char *text, void *to, Error *reterr) {
+    for (size_t i = 0; key->words[i]; i++)
+        if (strcmp(text, key->words[i]) == 0) {
+            *(uint64_t *)to = i;
+            return 0;
+        }
+    return error_set(reterr, -EINVAL, "the value is none of those known here");
+}
+
+static int parse_isa(const struct key *key, const char *text, void *to, Error *reterr) {
+    const char *const *names = gk_isa_names();
+
+    for (size_t i = 0; *text && strcmp(text, names[i]) != 0; i++)
+        if (!names[i + 1])
+            return error_set(reterr, -EINVAL, "there is no instruction set of this name");
+    return parse_text(key, text, to, reterr);
+}
+
+/* ---- the table ---- */
+
+static const char *const log_levels[] = {"error", "warning", "notice", "info", "debug", NULL};
+static const char *const kv_types[] = {"f16", "f32", NULL};
+
+_Static_assert(LOG_LEVEL_DEBUG == 4 && GK_KV_F16 == 0 && GK_KV_F32 == 1, "places are numbers");
+
+#define AT(field)       offsetof(Config, field)
+#define AT_MODEL(field) offsetof(struct config_model, field)
+
+/* clang-format off */
+static const struct key keys[] = {
+    {"daemon", "socket", parse_text, AT(socket), "/run/grokd/grokd.sock",
+     "path of the socket; not used where systemd passes one", 0, SOCKET_PATH_MAX, NULL},
+    {"daemon", "socket_mode", parse_mode, AT(socket_mode), "0660", "its file mode", 0, 0777, NULL},
+    {"daemon", "socket_group", parse_text, AT(socket_group), "",
+     "its group; empty: the one that grokd runs with", 0, 255, NULL},
+    {"daemon", "log_level", parse_word, AT(log_level), "info",
+     "least important messages logged: error, warning, notice, info, debug", 0, 0, log_levels},
+    {"daemon", "drain_timeout", parse_time, AT(drain_us), "30s",
+     "how long running requests may go on after SIGTERM", 0, SECONDS_MAX * 1000000, NULL},
+    {"daemon", "write_timeout", parse_time, AT(write_us), "60s",
+     "a connection whose peer reads nothing for so long is closed", 100000, SECONDS_MAX * 1000000, NULL},
+
+    {"engine", "threads", parse_number, AT(n_threads), "0",
+     "compute threads; 0: the CPUs that grokd may use", 0, 1024, NULL},
+    {"engine", "instruction_set", parse_isa, AT(isa), "",
+     "kernels at most this tier: generic, avx2, avx512, vnni; empty: the best", 0, 32, NULL},
+    {"engine", "kv_memory", parse_bytes, AT(kv_bytes), "0",
+     "memory for each model's KV cache; 0: an eighth of what is available", 0, NUMBER_MAX, NULL},
+    {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16 or f32", 0, 0, kv_types},
+    {"engine", "exact_floats", parse_bool, AT(exact_floats), "no",
+     "float weights give the same bits in every batch, more slowly", 0, 0, NULL},
+    {"engine", "preload", parse_bool, AT(preload), "yes",
+     "read the whole model before it is ready", 0, 0, NULL},
+    {"engine", "context_max", parse_number, AT(n_context_max), "0",
+     "positions a request may have; 0: as the model says", 0, UINT32_MAX, NULL},
+    {"engine", "max_sequences", parse_number, AT(n_sequences_max), "64",
+     "requests of a model that run together; others wait", 1, 4096, NULL},
+    {"engine", "step_rows", parse_number, AT(n_step_rows), "128",
+     "prompt tokens in one step; fewer make others' tokens and cancellation more prompt", 1, 8192, NULL},
+
+    {"requests", "default_max_tokens", parse_number, AT(n_tokens_default), "512",
+     "tokens to generate where a request says nothing", 1, UINT32_MAX, NULL},
+    {"requests", "default_timeout", parse_time, AT(timeout_default_us), "0",
+     "time a request has where it says nothing; 0: no limit", 0, SECONDS_MAX * 1000000, NULL},
+    {"requests", "max_timeout", parse_time, AT(timeout_max_us), "0",
+     "time a request may ask for; longer ones get this; 0: no limit", 0, SECONDS_MAX * 1000000, NULL},
+
+    {"limits", "max_connections", parse_number, AT(n_connections_max), "1024",
+     "connections at once", 1, 65536, NULL},
+    {"limits", "max_requests", parse_number, AT(n_requests_max), "1024",
+     "requests under way at once, waiting ones included", 1, 65536, NULL},
+    {"limits", "max_user_connections", parse_number, AT(n_user_connections_max), "512",
+     "connections of one user", 1, 65536, NULL},
+    {"limits", "max_user_requests", parse_number, AT(n_user_requests_max), "512",
+     "requests of one user", 1, 65536, NULL},
+    {"limits", "max_user_bytes", parse_bytes, AT(n_user_bytes_max), "64M",
+     "bytes of one user's requests under way", 4096, NUMBER_MAX, NULL},
+    {"limits", "max_unread_bytes", parse_bytes, AT(n_output_bytes_max), "1M",
+     "output of one request that its client has not read; beyond it the request is ended", 4096, 1u << 30, NULL},
+
+    {MODEL_SECTION, "path", parse_text, AT_MODEL(path), "",
+     "the GGUF file; of a split model its first", 0, 4096, NULL},
+    {MODEL_SECTION, "load", parse_bool, AT_MODEL(load), "yes", "load it at start", 0, 0, NULL},
+    {MODEL_SECTION, "default", parse_bool, AT_MODEL(is_default), "no",
+     "answers requests that name no model; none: the first", 0, 0, NULL},
+    {MODEL_SECTION, "kv_memory", parse_bytes, AT_MODEL(kv_bytes), "0",
+     "this model's; 0: as in [engine]", 0, NUMBER_MAX, NULL},
+    {MODEL_SECTION, "context_max", parse_number, AT_MODEL(n_context_max), "0",
+     "this model's; 0: as in [engine]", 0, UINT32_MAX, NULL},
+};
+/* clang-format on */
+
+static bool is_of_model(const struct key *key) {
+    return strcmp(key->section, MODEL_SECTION) == 0;
+}
+
+static int set_defaults(void *to, bool of_model) {
+    Error error = ERROR_INIT;
+
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        int r;
+
+        if (is_of_model(&keys[i]) != of_model)
+            continue;
+        r = keys[i].parse(&keys[i], keys[i].value, (char *)to + keys[i].offset, &error);
+        assert(r != -EINVAL);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int config_init(Config *c) {
+    *c = (Config){.socket = NULL};
+    return set_defaults(c, false);
+}
+
+static void model_deinit(struct config_model *m) {
+    free(m->name);
+    free(m->path);
+    *m = (struct config_model){.name = NULL};
+}
+
+void config_deinit(Config *c) {
+    for (size_t i = 0; i < c->n_models; i++)
+        model_deinit(&c->models[i]);
+    free(c->socket);
+    free(c->socket_group);
+    free(c->isa);
+}
+
+void config_print_keys(FILE *to) {
+    const char *section = "";
+
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        if (strcmp(section, keys[i].section) != 0) {
+            section = keys[i].section;
+            (void)fprintf(to, "%s[%s%s]\n", i > 0 ? "\n" : "", section,
+                          is_of_model(&keys[i]) ? " NAME" : "");
+        }
+        (void)fprintf(to, "# %s\n#%s = %s\n", keys[i].help, keys[i].name, keys[i].value);
+    }
+}
+
+/* ---- models ---- */
+
+bool config_is_model_name(const char *name) {
+    size_t n = strlen(name);
+
+    if (n == 0 || n > MODEL_NAME_MAX)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!isalnum((unsigned char)name[i]) && !strchr("._:-", name[i]))
+            return false;
+    return true;
+}
+
+/* Finds the model or makes it. */
+static int get_model(Config *c, const char *name, struct config_model **ret, Error *reterr) {
+    struct config_model *m;
+    int r;
+
+    if (!config_is_model_name(name))
+        return error_set(reterr, -EINVAL,
+                         "a model's name has 1 to %d letters, digits or any of ._:-",
+                         MODEL_NAME_MAX);
+    for (size_t i = 0; i < c->n_models; i++)
+        if (strcmp(c->models[i].name, name) == 0) {
+            *ret = &c->models[i];
+            return 0;
+        }
+    if (c->n_models == CONFIG_MODELS_MAX)
+        return error_set(reterr, -EINVAL, "there are more than %d models", CONFIG_MODELS_MAX);
+    m = &c->models[c->n_models];
+    *m = (struct config_model){.name = alloc_string(name)};
+    r = m->name ? set_defaults(m, true) : -ENOMEM;
+    if (r < 0) {
+        model_deinit(m);
+        return error_set(reterr, r, "out of memory");
+    }
+    c->n_models++;
+    *ret = m;
+    return 0;
+}
+
+int config_add_model(Config *c, const char *text, Error *reterr) {
+    const char *equals = strchr(text, '=');
+    CLEANUP(freep) char *name = NULL;
+    struct config_model *m;
+    char *path;
+    int r;
+
+    if (!equals || equals[1] == '\0')
+        return error_set(reterr, -EINVAL, "--model '%.100s': NAME=PATH is expected", text);
+    name = alloc_string_n(text, (size_t)(equals - text));
+    path = alloc_string(equals + 1);
+    r = name && path ? get_model(c, name, &m, reterr) : error_set(reterr, -ENOMEM, "out of memory");
+    if (r < 0) {
+        free(path);
+        error_prefix(reterr, "--model '%.100s'", text);
+        return r;
+    }
+    free(m->path);
+    m->path = path;
+    m->load = true;
+    return 0;
+}
+
+int config_check(const Config *c) {
+    const char *first = NULL;
+    int r = 0;
+
+    for (size_t i = 0; i < c->n_models; i++) {
+        const struct config_model *m = &c->models[i];
+
+        if (m->path[0] == '\0') {
+            log_error("[model %s] has no path", m->name);
+            r = -EINVAL;
+        }
+        if (m->is_default && first) {
+            log_error("[model %s] and [model %s] are both the default", first, m->name);
+            r = -EINVAL;
+        }
+        if (m->is_default)
+            first = m->name;
+    }
+    return r;
+}
+
+/* ---- files ---- */
+
+/* Where a file's reader is. `model` counts in a section [model NAME] only. */
+struct place {
+    Config *config;
+    const char *file;
+    unsigned line;
+    char section[LINE_MAX_BYTES];
+    struct config_model *model;
+    int r; /* -EINVAL after a mistake */
+};
+
+static void complain(struct place *at, const char *text) {
+    log_error("%s:%u: %s", at->file, at->line, text);
+    at->r = -EINVAL;
+}
+
+static char *trim(char *text) {
+    size_t n;
+
+    while (isspace((unsigned char)*text))
+        text++;
+    n = strlen(text);
+    while (n > 0 && isspace((unsigned char)text[n - 1]))
+        text[--n] = '\0';
+    return text;
+}
+
+static void begin_section(struct place *at, char *line) {
+    size_t n = strlen(line), n_model = strlen(MODEL_SECTION);
+    Error error = ERROR_INIT;
+    char *name = line + 1;
+
+    at->model = NULL;
+    at->section[0] = '\0';
+    if (line[n - 1] != ']') {
+        complain(at, "a section's line ends with ']'");
+        return;
+    }
+    line[n - 1] = '\0';
+    if (strncmp(name, MODEL_SECTION " ", n_model + 1) == 0) {
+        if (get_model(at->config, trim(name + n_model + 1), &at->model, &error) < 0)
+            complain(at, error.text);
+        else
+            (void)snprintf(at->section, sizeof(at->section), "%s", MODEL_SECTION);
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+        if (!is_of_model(&keys[i]) && strcmp(keys[i].section, name) == 0) {
+            (void)snprintf(at->section, sizeof(at->section), "%s", name);
+            return;
+        }
+    (void)snprintf(error.text, sizeof(error.text), "there is no section [%.100s]", name);
+    complain(at, error.text);
+}
+
+static void set_key(struct place *at, const char *name, const char *text) {
+    char sentence[ERROR_TEXT_MAX + 128];
+    Error error = ERROR_INIT;
+
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        void *base = at->model ? (void *)at->model : (void *)at->config;
+
+        if (strcmp(keys[i].section, at->section) != 0 || strcmp(keys[i].name, name) != 0)
+            continue;
+        /* As in systemd: nothing means the default again. */
+        if (keys[i].parse(&keys[i], *text ? text : keys[i].value, (char *)base + keys[i].offset,
+                          &error) < 0) {
+            (void)snprintf(sentence, sizeof(sentence), "%s = %.64s: %s", name, text, error.text);
+            complain(at, sentence);
+        }
+        return;
+    }
+    (void)snprintf(sentence, sizeof(sentence), "section [%.64s] has no key '%.64s'", at->section,
+                   name);
+    complain(at, sentence);
+}
+
+static void read_line(struct place *at, char *text) {
+    char *line = trim(text), *equals;
+
+    if (*line == '\0' || *line == '#' || *line == ';')
+        return;
+    if (*line == '[') {
+        begin_section(at, line);
+        return;
+    }
+    equals = strchr(line, '=');
+    if (!equals) {
+        complain(at, "neither [section] nor key = value");
+        return;
+    }
+    if (at->section[0] == '\0') {
+        complain(at, "a key outside of every known section");
+        return;
+    }
+    *equals = '\0';
+    set_key(at, trim(line), trim(equals + 1));
+}
+
+static int load_file(Config *c, const char *path, bool is_required) {
+    struct place *at;
+    char line[LINE_MAX_BYTES];
+    FILE *file = fopen(path, "re");
+    int r;
+
+    if (!file) {
+        if (errno == ENOENT && !is_required)
+            return 0;
+        log_error("%s: cannot open: %m", path);
+        return -EINVAL;
+    }
+    at = alloc_new(struct place);
+    if (!at) {
+        (void)fclose(file);
+        return -ENOMEM;
+    }
+    at->config = c;
+    at->file = path;
+    while (fgets(line, sizeof(line), file)) {
+        at->line++;
+        if (strlen(line) == sizeof(line) - 1) {
+            complain(at, "the line is too long");
+            break;
+        }
+        read_line(at, line);
+    }
+    if (ferror(file)) {
+        log_error("%s: cannot read: %m", path);
+        at->r = -EINVAL;
+    }
+    (void)fclose(file);
+    r = at->r;
+    free(at);
+    return r;
+}
+
+int config_load(Config *c, const char *path, bool is_required) {
+    char pattern[4096];
+    glob_t found = {0};
+    int r = load_file(c, path, is_required), n;
+
+    n = snprintf(pattern, sizeof(pattern), "%s.d/*.conf", path);
+    if (n < 0 || (size_t)n >= sizeof(pattern)) {
+        log_error("the path of the configuration is too long");
+        return -EINVAL;
+    }
+    n = glob(pattern, 0, NULL, &found); /* sorted */
+    for (size_t i = 0; n == 0 && i < found.gl_pathc; i++)
+        r = MIN(r, load_file(c, found.gl_pathv[i], true));
+    globfree(&found);
+    return r;
+}

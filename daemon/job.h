@@ -1,0 +1,66 @@
+/* One request's way through the worker, and the letters that tell the loop how it goes. */
+#pragma once
+
+#include "base/error.h"
+#include "base/list.h"
+#include "engine/engine.h"
+#include "proto/status.h"
+
+#include <stdatomic.h>
+
+struct Model;
+
+enum letter_type {
+    LETTER_STARTED, /* it has its sequence */
+    LETTER_PREFILL, /* part of the prompt is done */
+    LETTER_TOKEN,   /* a token, and the text that it released */
+    LETTER_SCORES,
+    LETTER_ENDED, /* the letter is the job's own and brings it back to the loop */
+};
+
+/* Owner: the mailbox it is in, then the loop. */
+typedef struct Letter {
+    ListNode node;
+    enum letter_type type;
+    uint64_t id;                         /* the call's */
+    struct Model *model;                 /* not touched by the worker */
+    uint64_t n_kv_free, n_kv_total;      /* of STARTED and ENDED */
+    size_t n_prompt_done;                /* of PREFILL */
+    int32_t token;                       /* of TOKEN */
+    float logprob;                       /* of TOKEN */
+    size_t score_begin, n_scores, n_top; /* of SCORES; n_top of TOKEN too */
+    const struct gk_logprob *top;        /* (n_top), or (n_scores, n_top) */
+    const float *scores;                 /* (n_scores) */
+    const char *text;
+    size_t n_text;
+} Letter;
+
+/*
+ * Owner: the loop until it is pushed to the worker, the worker until its LETTER_ENDED, then the
+ * loop again, which frees it. So the loop may set is_cancelled until it has that letter.
+ */
+typedef struct Job {
+    Letter letter; /* first: carries the job both ways */
+    GkEngine *engine;
+    int32_t *tokens;
+    size_t n_tokens;
+    struct gk_params params;
+    void *params_memory; /* what its pointers point into */
+    atomic_bool is_cancelled;
+    /* the worker's */
+    GkSeq *seq;
+    uint64_t round;  /* the last one it was stepped in */
+    bool is_checked; /* its parameters are known to be right */
+    /* the end, valid from LETTER_ENDED on */
+    enum gk_finish finish;
+    enum status_code code;
+    Error error;
+    char stop[GK_STOP_STRING_BYTES_MAX + 1];
+} Job;
+
+Job *job_new(uint64_t id, struct Model *model, GkEngine *engine);
+Job *job_free(Job *job);
+DEFINE_CLEANUP(Job *, job_free)
+
+/* A letter with room for what the result points at. NULL: out of memory. */
+Letter *letter_new(enum letter_type type, const Job *job, const struct gk_result *result);

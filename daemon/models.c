@@ -1,0 +1,492 @@
+/*
+ * See models.h.
+ *
+ *   CONFIGURED ──load──▶ LOADING ──▶ READY ──unload──▶ UNLOADING ──nobody uses it──▶ CONFIGURED
+ *        ▲                  └──▶ FAILED ◀── its file is lost ──┘        (or gone, if temporary)
+ *        └──────── load ────────────┘
+ *
+ * Opening reads the whole file and closing gives back its pages: both take long, so libuv's threads
+ * do them. One model is opened at a time: the disk is the bottleneck, and the other threads stay
+ * free for tokenizing. An engine is closed only when no call, job or background work uses it;
+ * n_users counts them.
+ */
+#include "daemon/models.h"
+
+#include "base/alloc.h"
+#include "daemon/daemon.h"
+#include "daemon/log.h"
+#include "daemon/notify.h"
+#include "daemon/service.h"
+#include "proto/msg.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DEMO_NAME      "demo"
+#define DEMO_FILE      "model-q8_0.gguf"
+#define DEMO_IN_SOURCE "engine/demo/" DEMO_FILE
+/* The KV cache's share of the available memory where nothing is configured, and its floor. */
+#define KV_SHARE     8
+#define KV_BYTES_MIN (64ull << 20)
+/* How often the manager is told of progress, and how much longer that gives us. */
+#define TELL_US   1000000
+#define EXTEND_US 30000000
+
+static const char *const state_names[] = {
+#define X(name) #name,
+    MODEL_STATE_MAP(X)
+#undef X
+};
+
+static const unsigned state_edges[] = {
+    [MODEL_CONFIGURED] = BIT(MODEL_LOADING),
+    [MODEL_LOADING] = BIT(MODEL_READY) | BIT(MODEL_FAILED) | BIT(MODEL_CONFIGURED),
+    [MODEL_READY] = BIT(MODEL_UNLOADING) | BIT(MODEL_FAILED),
+    [MODEL_FAILED] = BIT(MODEL_LOADING) | BIT(MODEL_UNLOADING),
+    [MODEL_UNLOADING] = BIT(MODEL_CONFIGURED),
+};
+
+static void set_state(Model *m, enum model_state to) {
+    assert(state_edges[m->state] & BIT(to));
+    log_debug("model %s: %s to %s", m->name, state_names[m->state], state_names[to]);
+    m->state = to;
+}
+
+/* ---- the list ---- */
+
+static Model *model_free(Model *m) {
+    if (!m)
+        return NULL;
+    assert(!m->engine && m->n_users == 0 && !m->is_working);
+    assert(list_is_empty(&m->queue) && list_is_empty(&m->waiters));
+    list_unlink(&m->node);
+    m->daemon->models.n--;
+    free(m->name);
+    free(m->path);
+    free(m->shown_path);
+    free(m);
+    return NULL;
+}
+
+Model *models_find(const Models *m, const char *name) {
+    list_for_each (node, &m->all) {
+        Model *model = container_of(node, Model, node);
+
+        if (name && name[0] ? strcmp(model->name, name) == 0 : model->is_default)
+            return model;
+    }
+    return NULL;
+}
+
+int models_add(Models *m, const char *name, const char *path, Model **ret, Error *reterr) {
+    Model *model;
+
+    if (m->n >= WORKER_MODELS_MAX)
+        return error_set(reterr, -E2BIG, "there are %zu models already", m->n);
+    model = alloc_new(Model);
+    if (model) {
+        list_init(&model->node);
+        list_init(&model->queue);
+        list_init(&model->waiters);
+        model->daemon = m->daemon;
+        model->name = alloc_string(name);
+        model->path = alloc_string(path);
+        model->shown_path = alloc_string(path);
+        m->n++;
+    }
+    if (!model || !model->name || !model->path || !model->shown_path) {
+        (void)model_free(model);
+        return error_set(reterr, -ENOMEM, "out of memory");
+    }
+    msg_make_utf8(model->shown_path);
+    list_push_back(&m->all, &model->node);
+    *ret = model;
+    return 0;
+}
+
+/* ---- in the background ---- */
+
+static void on_read(void *userdata, uint64_t done_bytes, uint64_t total_bytes) {
+    Model *m = userdata;
+
+    atomic_store(&m->total_bytes, total_bytes);
+    atomic_store(&m->done_bytes, done_bytes);
+    (void)uv_async_send(&m->daemon->models.progress);
+}
+
+/* Of the machine, or of our control group where that is less. */
+static uint64_t available_bytes(void) {
+    FILE *file = fopen("/proc/meminfo", "re");
+    uint64_t kib = 0, limit = uv_get_constrained_memory(), bytes;
+    char line[256];
+
+    while (file && fgets(line, sizeof(line), file))
+        if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+            break;
+    if (file)
+        (void)fclose(file);
+    bytes = kib * 1024;
+    return limit > 0 && limit < bytes ? limit : bytes;
+}
+
+static uint64_t kv_bytes_of(const Model *m) {
+    const Config *c = m->daemon->config;
+
+    if (m->kv_bytes > 0)
+        return m->kv_bytes;
+    if (c->kv_bytes > 0)
+        return c->kv_bytes;
+    return MAX(available_bytes() / KV_SHARE, KV_BYTES_MIN);
+}
+
+static void open_in_background(uv_work_t *work) {
+    Model *m = work->data;
+    const Config *c = m->daemon->config;
+    struct gk_options options = {
+        .path = m->path,
+        .pool = m->daemon->models.pool,
+        .isa = c->isa[0] ? c->isa : NULL,
+        .kv_type = c->kv_type ? GK_KV_F32 : GK_KV_F16,
+        .kv_bytes_max = kv_bytes_of(m),
+        .n_context_max = (uint32_t)(m->n_context_max ? m->n_context_max : c->n_context_max),
+        .n_rows_max = (uint32_t)(c->n_step_rows + c->n_sequences_max),
+        .n_sequences_max = (uint32_t)c->n_sequences_max,
+        .exact_floats = c->exact_floats,
+        .preload = c->preload,
+        .on_progress = on_read,
+        .userdata = m,
+    };
+
+    m->work_result = gk_engine_open(&m->work_engine, &options, &m->work_error);
+}
+
+static void close_in_background(uv_work_t *work) {
+    Model *m = work->data;
+
+    m->work_engine = gk_engine_close(m->work_engine);
+}
+
+/* ---- loading ---- */
+
+static void load_next(Models *m);
+static void close_if_unused(Model *m);
+
+static void tell_waiters(Model *m) {
+    list_for_each_safe (node, &m->waiters)
+        service_model_changed(container_of(node, Call, model_node), m);
+}
+
+/* Where nobody needs to know the model any more. */
+static void settle(Model *m) {
+    Daemon *d = m->daemon;
+
+    tell_waiters(m);
+    if (m->is_temporary && !m->engine && !m->is_working && m->n_users == 0 &&
+        (m->state == MODEL_FAILED || m->state == MODEL_CONFIGURED))
+        (void)model_free(m);
+    load_next(&d->models);
+    daemon_models_changed(d);
+}
+
+static void on_opened(uv_work_t *work, int status) {
+    Model *m = work->data;
+    bool is_open = m->work_result == 0, is_late = m->daemon->is_closing;
+
+    (void)status;
+    m->is_working = false;
+    m->engine = m->work_engine;
+    m->work_engine = NULL;
+    if (is_open) {
+        const struct gk_model_info *info = gk_engine_info(m->engine);
+
+        gk_engine_kv_pages(m->engine, &m->n_kv_free, &m->n_kv_total);
+        log_info("model %s is ready: %s, %" PRIu64 " parameters, %s, context %u, %" PRIu64
+                 " KV pages",
+                 m->name, info->architecture, info->n_parameters, info->isa, info->n_context_max,
+                 m->n_kv_total);
+        set_state(m, MODEL_READY);
+    } else {
+        m->error = m->work_error;
+        msg_make_utf8(m->error.text);
+        log_error("model %s can't be loaded: %s", m->name, m->error.text);
+        set_state(m, MODEL_FAILED);
+    }
+    settle(m); /* forgets it, where it is temporary and failed */
+    if (is_open && is_late) {
+        m->is_closing = true;
+        close_if_unused(m);
+    }
+}
+
+/* Begins with the first that waits, where none is being loaded. */
+static void load_next(Models *m) {
+    Model *next = NULL;
+
+    if (m->daemon->is_draining)
+        return;
+    list_for_each (node, &m->all) {
+        Model *model = container_of(node, Model, node);
+
+        if (model->state == MODEL_LOADING && model->is_working)
+            return;
+        if (model->state == MODEL_LOADING && !next)
+            next = model;
+    }
+    if (!next)
+        return;
+    log_info("loading model %s from %s", next->name, next->path);
+    notify_status("Loading model %s", next->name);
+    next->is_working = true;
+    next->work.data = next;
+    (void)uv_queue_work(&m->daemon->loop, &next->work, open_in_background, on_opened);
+}
+
+void model_load(Model *m) {
+    assert(!m->engine && !m->is_working);
+    m->error = (Error)ERROR_INIT;
+    m->is_closing = false;
+    atomic_store(&m->done_bytes, 0);
+    atomic_store(&m->total_bytes, 0);
+    set_state(m, MODEL_LOADING);
+    load_next(&m->daemon->models);
+}
+
+unsigned model_percent(const Model *m) {
+    uint64_t done = atomic_load(&m->done_bytes), total = atomic_load(&m->total_bytes);
+
+    return total > 0 ? (unsigned)(done / (total / 100 + 1)) : 0;
+}
+
+static void on_progress(uv_async_t *async) {
+    Models *m = async->data;
+    uint64_t now = daemon_now_us(m->daemon);
+
+    list_for_each (node, &m->all) {
+        Model *model = container_of(node, Model, node);
+
+        if (model->state != MODEL_LOADING || !model->is_working)
+            continue;
+        tell_waiters(model);
+        if (now < m->told_us + TELL_US)
+            return;
+        m->told_us = now;
+        notify_status("Loading model %s: %u %%", model->name, model_percent(model));
+        if (!m->daemon->is_ready)
+            notify_extend(EXTEND_US);
+        return;
+    }
+}
+
+/* ---- unloading ---- */
+
+static void on_engine_closed(uv_work_t *work, int status) {
+    Model *m = work->data;
+
+    (void)status;
+    m->is_working = false;
+    m->is_closing = false;
+    if (m->state == MODEL_UNLOADING) {
+        log_info("model %s is unloaded", m->name);
+        set_state(m, MODEL_CONFIGURED);
+    }
+    settle(m);
+}
+
+static void close_if_unused(Model *m) {
+    if (!m->is_closing || m->n_users > 0 || !m->engine || m->is_working)
+        return;
+    m->work_engine = m->engine;
+    m->engine = NULL;
+    m->n_kv_free = m->n_kv_total = 0;
+    m->is_working = true;
+    m->work.data = m;
+    (void)uv_queue_work(&m->daemon->loop, &m->work, close_in_background, on_engine_closed);
+}
+
+void model_unload(Model *m) {
+    set_state(m, MODEL_UNLOADING);
+    m->is_closing = true;
+    if (m->engine) {
+        close_if_unused(m);
+        return;
+    }
+    set_state(m, MODEL_CONFIGURED);
+    settle(m);
+}
+
+void model_fail(Model *m, const char *reason) {
+    if (m->state != MODEL_READY)
+        return;
+    log_error("model %s is out of service: %s", m->name, reason);
+    (void)error_set(&m->error, 0, "%s", reason);
+    set_state(m, MODEL_FAILED);
+    m->is_closing = true;
+    close_if_unused(m);
+    daemon_models_changed(m->daemon);
+}
+
+void model_use(Model *m) {
+    m->n_users++;
+}
+
+void model_release(Model *m) {
+    assert(m->n_users > 0);
+    m->n_users--;
+    close_if_unused(m);
+}
+
+/* ---- all of them ---- */
+
+int models_init(Models *m, Daemon *daemon) {
+    Error error = ERROR_INIT;
+    int r;
+
+    *m = (Models){.daemon = daemon};
+    list_init(&m->all);
+    m->progress.data = m;
+    r = uv_async_init(&daemon->loop, &m->progress, on_progress);
+    if (r < 0)
+        return r;
+    m->progress.data = m;
+    r = gk_pool_new(&m->pool, (unsigned)daemon->config->n_threads, &error);
+    if (r != 0)
+        log_error("can't start the compute threads: %s", error.text);
+    return r == 0 ? 0 : -ENOTRECOVERABLE;
+}
+
+static bool is_readable(const char *path) {
+    return access(path, R_OK) == 0;
+}
+
+/* Installed, or in the source tree that this program was built in. */
+static int find_demo(char *path, size_t n) {
+    char program[4096];
+    ssize_t n_program;
+
+    (void)snprintf(path, n, "%s", GROKD_SHARE_DIR "/" DEMO_FILE);
+    if (is_readable(path))
+        return 0;
+    n_program = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    if (n_program < 0)
+        return -errno;
+    program[n_program] = '\0';
+    for (char *slash = strrchr(program, '/'); slash; slash = strrchr(program, '/')) {
+        *slash = '\0';
+        if ((size_t)snprintf(path, n, "%s/%s", program, DEMO_IN_SOURCE) < n && is_readable(path))
+            return 0;
+    }
+    return -ENOENT;
+}
+
+static int add_demo(Models *m) {
+    char path[4096 + sizeof(DEMO_IN_SOURCE) + 1];
+    Error error = ERROR_INIT;
+    Model *model;
+
+    if (find_demo(path, sizeof(path)) < 0) {
+        log_error("no model is configured, and the demo model is not at %s",
+                  GROKD_SHARE_DIR "/" DEMO_FILE);
+        return -ENOENT;
+    }
+    if (models_add(m, DEMO_NAME, path, &model, &error) != 0) {
+        log_error("%s", error.text);
+        return -ENOMEM;
+    }
+    log_notice("no model is configured: serving the demo model %s", path);
+    model->is_demo = model->is_default = true;
+    model_load(model);
+    return 0;
+}
+
+int models_start(Models *m) {
+    const Config *c = m->daemon->config;
+    Error error = ERROR_INIT;
+    Model *model, *chosen = NULL;
+
+    if (c->n_models == 0)
+        return add_demo(m);
+    for (size_t i = 0; i < c->n_models; i++) {
+        if (models_add(m, c->models[i].name, c->models[i].path, &model, &error) != 0) {
+            log_error("%s", error.text);
+            return -ENOMEM;
+        }
+        model->kv_bytes = c->models[i].kv_bytes;
+        model->n_context_max = c->models[i].n_context_max;
+        if (!chosen || c->models[i].is_default)
+            chosen = model;
+    }
+    chosen->is_default = true;
+    for (size_t i = 0; i < c->n_models; i++)
+        if (c->models[i].load)
+            model_load(models_find(m, c->models[i].name));
+    return 0;
+}
+
+void models_stop(Models *m) {
+    list_for_each (node, &m->all) {
+        Model *model = container_of(node, Model, node);
+
+        atomic_store(&model->is_given_up, true);
+        model->is_closing = true;
+        close_if_unused(model);
+    }
+}
+
+void models_deinit(Models *m) {
+    while (!list_is_empty(&m->all))
+        (void)model_free(list_first(&m->all, Model, node));
+    m->pool = gk_pool_free(m->pool);
+}
+
+bool models_are_working(const Models *m) {
+    list_for_each (node, &m->all)
+        if (container_of(node, Model, node)->is_working)
+            return true;
+    return false;
+}
+
+bool models_are_settled(const Models *m) {
+    list_for_each (node, &m->all)
+        if (container_of(node, Model, node)->state == MODEL_LOADING)
+            return false;
+    return true;
+}
+
+size_t models_n_ready(const Models *m) {
+    size_t n = 0;
+
+    list_for_each (node, &m->all)
+        n += container_of(node, Model, node)->state == MODEL_READY;
+    return n;
+}
+
+bool models_any_failed(const Models *m) {
+    list_for_each (node, &m->all)
+        if (container_of(node, Model, node)->state == MODEL_FAILED)
+            return true;
+    return false;
+}
+
+void model_fill_summary(const Model *m, Grokd__V1__ModelSummary *ret) {
+    static const Grokd__V1__ModelState states[] = {
+#define X(name) [MODEL_##name] = GROKD__V1__MODEL_STATE__MODEL_STATE_##name,
+        MODEL_STATE_MAP(X)
+#undef X
+    };
+
+    grokd__v1__model_summary__init(ret);
+    ret->name = m->name;
+    ret->path = m->shown_path;
+    ret->state = states[m->state];
+    ret->error = (char *)(uintptr_t)m->error.text;
+    ret->is_default = m->is_default;
+    ret->is_demo = m->is_demo;
+    if (m->engine) {
+        const struct gk_model_info *info = gk_engine_info(m->engine);
+
+        ret->architecture = (char *)(uintptr_t)info->architecture;
+        ret->parameters = info->n_parameters;
+        ret->file_bytes = info->n_file_bytes;
+    }
+}

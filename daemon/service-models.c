@@ -1,0 +1,302 @@
+/* Models.* and Admin.Status. */
+#include "daemon/conn.h"
+#include "daemon/daemon.h"
+#include "daemon/service.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static char *view(const char *s) { /* protobuf-c's strings are not const; packing only reads */
+    return (char *)(uintptr_t)s;
+}
+
+static bool is_administrator(const Call *call) {
+    return call->conn->uid == 0 || call->conn->uid == geteuid();
+}
+
+/* n summaries in the arena. */
+static int fill_summaries(const Models *m, MsgArena *arena, Grokd__V1__ModelSummary ***ret,
+                          size_t *ret_n) {
+    Grokd__V1__ModelSummary **all = msg_arena_alloc(arena, (m->n + 1) * sizeof(*all));
+    Grokd__V1__ModelSummary *each = msg_arena_alloc(arena, (m->n + 1) * sizeof(*each));
+    size_t n = 0;
+
+    if (!all || !each)
+        return -ENOMEM;
+    list_for_each (node, &m->all) {
+        model_fill_summary(container_of(node, Model, node), &each[n]);
+        all[n] = &each[n];
+        n++;
+    }
+    *ret = all;
+    *ret_n = n;
+    return 0;
+}
+
+void models_list(Call *call, void *request) {
+    Grokd__V1__ListModelsResponse answer = GROKD__V1__LIST_MODELS_RESPONSE__INIT;
+    MsgArena arena;
+
+    (void)request;
+    msg_arena_init(&arena, MSG_BUDGET_BASE);
+    if (fill_summaries(&call->daemon->models, &arena, &answer.models, &answer.n_models) < 0)
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+    else
+        call_reply(call, &answer.base);
+    msg_arena_deinit(&arena);
+}
+
+static void fill_show(const struct gk_model_info *i, Grokd__V1__ShowModelResponse *a) {
+    a->title = view(i->name);
+    a->description = view(i->description);
+    a->license = view(i->license);
+    a->weight_types = view(i->weight_types);
+    a->parameters_per_expert = i->n_parameters_per_expert;
+    a->parameters_active = i->n_parameters_active;
+    a->half_precision_bytes = i->n_half_precision_bytes;
+    a->active_bytes = i->n_active_bytes;
+    a->kv_bytes_per_token = i->n_kv_bytes_per_token;
+    a->kv_bytes_max = i->n_kv_bytes_max;
+    a->layers = i->n_layers;
+    a->experts = i->n_experts;
+    a->experts_used = i->n_experts_used;
+    a->embedding_size = i->n_embd;
+    a->feed_forward_size = i->n_ff;
+    a->heads = i->n_heads;
+    a->kv_heads = i->n_kv_heads;
+    a->head_size = i->head_size;
+    a->vocabulary = i->n_vocab;
+    a->context_trained = i->n_context_trained;
+    a->context_max = i->n_context_max;
+    a->bos_token = i->token_bos;
+    a->eos_token = i->token_eos;
+    a->add_bos = i->add_bos;
+    a->chat_template = view(i->chat_template);
+    a->instruction_set = view(i->isa);
+}
+
+void models_show(Call *call, void *request) {
+    const Grokd__V1__ShowModelRequest *q = request;
+    Grokd__V1__ShowModelResponse answer = GROKD__V1__SHOW_MODEL_RESPONSE__INIT;
+    Grokd__V1__ModelSummary summary;
+    Model *model = service_find_model(call, q->model);
+
+    if (!model)
+        return;
+    model_fill_summary(model, &summary);
+    answer.summary = &summary;
+    if (!model->engine && model->state != MODEL_FAILED) {
+        call_fail(call,
+                  model->state == MODEL_LOADING ? STATUS_UNAVAILABLE : STATUS_FAILED_PRECONDITION,
+                  model->state == MODEL_LOADING ? "model %s is being loaded: %u %%"
+                                                : "model %s is not loaded",
+                  model->name, model_percent(model));
+        return;
+    }
+    answer.bos_token = answer.eos_token = -1;
+    if (model->engine)
+        fill_show(gk_engine_info(model->engine), &answer);
+    call_reply(call, &answer.base);
+}
+
+/* ---- Load, Unload ---- */
+
+static void send_load_event(Call *call, const Model *model, bool is_last) {
+    Grokd__V1__LoadModelEvent event = GROKD__V1__LOAD_MODEL_EVENT__INIT;
+    Grokd__V1__ModelSummary summary;
+    int r;
+
+    event.total_bytes = atomic_load(&model->total_bytes);
+    event.done_bytes = MIN((uint64_t)atomic_load(&model->done_bytes), event.total_bytes);
+    if (is_last) {
+        model_fill_summary(model, &summary);
+        event.summary = &summary;
+        event.done_bytes = event.total_bytes = MAX(event.total_bytes, summary.file_bytes);
+    }
+    r = call_send(call, &event.base);
+    if (is_last && r < 0)
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "too much output is waiting to be read");
+    else if (is_last)
+        call_complete(call);
+}
+
+void models_on_load(Call *call, Model *model) {
+    switch (model->state) {
+    case MODEL_READY:
+        send_load_event(call, model, true);
+        return;
+    case MODEL_LOADING:
+        if (conn_is_writable(call->conn)) /* who does not read misses some progress */
+            send_load_event(call, model, false);
+        return;
+    case MODEL_FAILED:
+        call_fail(call, STATUS_FAILED_PRECONDITION, "model %s can't be loaded: %s", model->name,
+                  model->error.text);
+        return;
+    default:
+        call_fail(call, STATUS_UNAVAILABLE, "model %s was unloaded meanwhile", model->name);
+    }
+}
+
+void models_on_unload(Call *call, Model *model) {
+    Grokd__V1__UnloadModelResponse answer = GROKD__V1__UNLOAD_MODEL_RESPONSE__INIT;
+
+    if (model->state == MODEL_UNLOADING)
+        return;
+    if (model->state == MODEL_CONFIGURED)
+        call_reply(call, &answer.base);
+    else
+        call_fail(call, STATUS_ABORTED, "model %s was loaded again meanwhile", model->name);
+}
+
+static Model *add_temporary(Call *call, const char *name, const char *path) {
+    Error error = ERROR_INIT;
+    Model *model;
+
+    if (!config_is_model_name(name)) {
+        call_fail(call, STATUS_INVALID_ARGUMENT,
+                  "a model's name has 1 to 64 letters, digits or any of ._:-");
+        return NULL;
+    }
+    if (models_add(&call->daemon->models, name, path, &model, &error) != 0) {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
+        return NULL;
+    }
+    model->is_temporary = true;
+    return model;
+}
+
+/* The model to load, or the call is over. */
+static Model *find_or_add(Call *call, const Grokd__V1__LoadModelRequest *q) {
+    Model *model = models_find(&call->daemon->models, q->model);
+    bool is_known = model && (q->path[0] == '\0' || strcmp(q->path, model->path) == 0);
+
+    /* To watch what is loaded anyway is everybody's right. */
+    if (is_known && (model->state == MODEL_READY || model->state == MODEL_LOADING))
+        return model;
+    if (!is_administrator(call)) {
+        call_fail(call, STATUS_PERMISSION_DENIED,
+                  "only root and the daemon's own user may load models");
+        return NULL;
+    }
+    if (call->daemon->is_draining) {
+        call_fail(call, STATUS_UNAVAILABLE, "the daemon is shutting down");
+        return NULL;
+    }
+    if (!model && q->path[0])
+        return add_temporary(call, q->model, q->path);
+    if (!model)
+        return service_find_model(call, q->model);
+    if (!is_known) {
+        call_fail(call, STATUS_ALREADY_EXISTS, "model %s is another file: %s", model->name,
+                  model->shown_path);
+        return NULL;
+    }
+    if (model->engine || model->is_working) {
+        call_fail(call, STATUS_UNAVAILABLE, "model %s is still being unloaded", model->name);
+        return NULL;
+    }
+    return model;
+}
+
+void models_load_rpc(Call *call, void *request) {
+    Model *model = find_or_add(call, request);
+
+    if (!model)
+        return;
+    if (model->state == MODEL_READY) {
+        send_load_event(call, model, true);
+        return;
+    }
+    list_push_back(&model->waiters, &call->model_node);
+    if (model->state != MODEL_LOADING)
+        model_load(model);
+}
+
+void models_unload_rpc(Call *call, void *request) {
+    const Grokd__V1__UnloadModelRequest *q = request;
+    Model *model;
+
+    if (!is_administrator(call)) {
+        call_fail(call, STATUS_PERMISSION_DENIED,
+                  "only root and the daemon's own user may unload models");
+        return;
+    }
+    model = service_find_model(call, q->model);
+    if (!model)
+        return;
+    if (model->state == MODEL_LOADING || model->state == MODEL_CONFIGURED) {
+        call_fail(call, STATUS_FAILED_PRECONDITION, "model %s is %s", model->name,
+                  model->state == MODEL_LOADING ? "being loaded" : "not loaded");
+        return;
+    }
+    list_push_back(&model->waiters, &call->model_node);
+    if (model->state != MODEL_UNLOADING)
+        model_unload(model);
+}
+
+/* ---- Admin.Status ---- */
+
+static uint64_t resident_bytes(void) {
+    FILE *file = fopen("/proc/self/statm", "re");
+    unsigned long long n_pages = 0, n_resident = 0;
+
+    if (!file)
+        return 0;
+    if (fscanf(file, "%llu %llu", &n_pages, &n_resident) != 2)
+        n_resident = 0;
+    (void)fclose(file);
+    return n_resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static const char *instruction_set(const Models *m) {
+    const char *const *names = gk_isa_names();
+    unsigned available = gk_isa_available();
+    const char *best = "";
+
+    list_for_each (node, &m->all) {
+        const Model *model = container_of(node, Model, node);
+
+        if (model->engine)
+            return gk_engine_info(model->engine)->isa;
+    }
+    for (unsigned i = 0; names[i]; i++)
+        if (available & BIT(i))
+            best = names[i];
+    return best;
+}
+
+void admin_status(Call *call, void *request) {
+    Grokd__V1__StatusResponse answer = GROKD__V1__STATUS_RESPONSE__INIT;
+    Daemon *d = call->daemon;
+    MsgArena arena;
+
+    (void)request;
+    msg_arena_init(&arena, MSG_BUDGET_BASE);
+    answer.version = view(GROKD_VERSION);
+    answer.uptime_us = daemon_now_us(d) - d->begun_us;
+    answer.pid = (uint32_t)getpid();
+    answer.threads = gk_pool_n_threads(d->models.pool);
+    answer.instruction_set = view(instruction_set(&d->models));
+    answer.connections = (uint32_t)d->n_connections;
+    answer.requests_running = (uint32_t)d->n_running;
+    answer.requests_queued = (uint32_t)d->n_queued;
+    answer.requests_total = d->counters.n_requests;
+    answer.requests_failed = d->counters.n_failed;
+    answer.prompt_tokens_total = d->counters.n_prompt_tokens;
+    answer.generated_tokens_total = d->counters.n_generated_tokens;
+    answer.resident_bytes = resident_bytes();
+    answer.draining = d->is_draining;
+    answer.steps_total = atomic_load(&d->worker.n_steps);
+    list_for_each (node, &d->models.all) {
+        const Model *model = container_of(node, Model, node);
+
+        answer.kv_pages_total += model->n_kv_total;
+        answer.kv_pages_used += model->n_kv_total - model->n_kv_free;
+    }
+    if (fill_summaries(&d->models, &arena, &answer.models, &answer.n_models) < 0)
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+    else
+        call_reply(call, &answer.base);
+    msg_arena_deinit(&arena);
+}

@@ -1,0 +1,159 @@
+/* See service.h. */
+#include "daemon/service.h"
+
+#include "daemon/conn.h"
+#include "daemon/daemon.h"
+
+#include <string.h>
+
+#define INFERENCE "grokd.v1.Inference"
+#define MODELS    "grokd.v1.Models"
+#define ADMIN     "grokd.v1.Admin"
+
+static bool no_output(const Call *call) {
+    (void)call;
+    return false;
+}
+
+#define REQUEST(name) &grokd__v1__##name##__descriptor
+
+/* clang-format off */
+static const struct method methods[] = {
+    {.service = INFERENCE, .name = "Generate", .kind = CODEC_SERVER_STREAM, .is_inference = true,
+     .request = REQUEST(generate_request), .run = inference_generate, .has_output = generate_has_output,
+     .flush = generate_flush, .on_letter = generate_on_letter, .on_ended = generate_on_ended},
+    {.service = INFERENCE, .name = "Score", .kind = CODEC_UNARY, .is_inference = true,
+     .request = REQUEST(score_request), .run = inference_score, .has_output = no_output,
+     .on_letter = score_on_letter, .on_ended = score_on_ended},
+    {.service = INFERENCE, .name = "Tokenize", .kind = CODEC_UNARY,
+     .request = REQUEST(tokenize_request), .run = inference_tokenize, .has_output = no_output},
+    {.service = INFERENCE, .name = "Detokenize", .kind = CODEC_UNARY,
+     .request = REQUEST(detokenize_request), .run = inference_detokenize, .has_output = no_output},
+    {.service = INFERENCE, .name = "Cancel", .kind = CODEC_UNARY,
+     .request = REQUEST(cancel_request), .run = inference_cancel, .has_output = no_output},
+    {.service = MODELS, .name = "List", .kind = CODEC_UNARY,
+     .request = REQUEST(list_models_request), .run = models_list, .has_output = no_output},
+    {.service = MODELS, .name = "Show", .kind = CODEC_UNARY,
+     .request = REQUEST(show_model_request), .run = models_show, .has_output = no_output},
+    {.service = MODELS, .name = "Load", .kind = CODEC_SERVER_STREAM,
+     .request = REQUEST(load_model_request), .run = models_load_rpc, .has_output = no_output,
+     .on_model = models_on_load},
+    {.service = MODELS, .name = "Unload", .kind = CODEC_UNARY,
+     .request = REQUEST(unload_model_request), .run = models_unload_rpc, .has_output = no_output,
+     .on_model = models_on_unload},
+    {.service = ADMIN, .name = "Status", .kind = CODEC_UNARY,
+     .request = REQUEST(status_request), .run = admin_status, .has_output = no_output},
+};
+/* clang-format on */
+
+const struct method *service_find(const char *service, const char *method) {
+    for (size_t i = 0; i < ARRAY_SIZE(methods); i++)
+        if (strcmp(methods[i].service, service) == 0 && strcmp(methods[i].name, method) == 0)
+            return &methods[i];
+    return NULL;
+}
+
+enum codec_kind service_kind(const char *service, const char *method) {
+    const struct method *found = service_find(service, method);
+
+    if (found)
+        return found->kind;
+    for (size_t i = 0; i < ARRAY_SIZE(methods); i++)
+        if (strcmp(methods[i].service, service) == 0)
+            return CODEC_UNKNOWN_METHOD;
+    return CODEC_UNKNOWN_SERVICE;
+}
+
+void service_run(Call *call, const uint8_t *payload, size_t n) {
+    Error error = ERROR_INIT;
+    MsgArena arena;
+    void *request;
+    int r;
+
+    msg_arena_init(&arena, MSG_BUDGET(n));
+    r = msg_unpack(call->method->request, payload, n, &arena, &request, &error);
+    if (r == 0)
+        call->method->run(call, request);
+    else
+        call_fail(call, r == MSG_E_MALFORMED ? STATUS_INVALID_ARGUMENT : STATUS_RESOURCE_EXHAUSTED,
+                  "%s", error.text[0] ? error.text : "out of memory");
+    msg_arena_deinit(&arena);
+}
+
+void service_model_changed(Call *call, Model *model) {
+    call->method->on_model(call, model);
+}
+
+void service_letter(Call *call, const Letter *letter) {
+    if (letter->type == LETTER_STARTED) {
+        call->started_us = daemon_now_us(call->daemon);
+        call_set_state(call, CALL_RUNNING);
+        list_unlink(&call->model_node);
+        return;
+    }
+    if (letter->type != LETTER_ENDED) {
+        call->method->on_letter(call, letter);
+        return;
+    }
+    const Job *job = container_of(letter, const Job, letter);
+
+    call->job = NULL;
+    call->ended_us = daemon_now_us(call->daemon);
+    if (job->code == STATUS_OK)
+        call->method->on_ended(call, job);
+    else
+        call_fail(call, job->code, "%s",
+                  job->error.text[0] ? job->error.text : "the daemon is shutting down");
+}
+
+/* ---- for methods ---- */
+
+enum status_code service_status_of(int r) {
+    return r == -ENOMEM        ? STATUS_RESOURCE_EXHAUSTED
+           : r == GK_E_INVALID ? STATUS_INVALID_ARGUMENT
+                               : STATUS_INTERNAL;
+}
+
+Model *service_find_model(Call *call, const char *name) {
+    Model *model = models_find(&call->daemon->models, name);
+
+    if (!model && name && name[0])
+        call_fail(call, STATUS_NOT_FOUND, "there is no model '%.100s'", name);
+    else if (!model)
+        call_fail(call, STATUS_NOT_FOUND, "there is no default model");
+    return model;
+}
+
+Model *service_use_model(Call *call, const char *name) {
+    Model *model;
+
+    if (call->daemon->is_draining) {
+        call_fail(call, STATUS_UNAVAILABLE, "the daemon is shutting down");
+        return NULL;
+    }
+    model = service_find_model(call, name);
+    if (!model)
+        return NULL;
+    if (model->state == MODEL_READY && gk_engine_is_lost(model->engine))
+        model_fail(model, "its file was changed or could not be read any more");
+    switch (model->state) {
+    case MODEL_READY:
+        model_use(model);
+        call->model = model;
+        return model;
+    case MODEL_LOADING:
+        call_fail(call, STATUS_UNAVAILABLE, "model %s is being loaded: %u %%", model->name,
+                  model_percent(model));
+        return NULL;
+    case MODEL_FAILED:
+        call_fail(call, STATUS_FAILED_PRECONDITION, "model %s is out of service: %s", model->name,
+                  model->error.text);
+        return NULL;
+    case MODEL_UNLOADING:
+        call_fail(call, STATUS_UNAVAILABLE, "model %s is being unloaded", model->name);
+        return NULL;
+    default:
+        call_fail(call, STATUS_FAILED_PRECONDITION, "model %s is not loaded", model->name);
+        return NULL;
+    }
+}

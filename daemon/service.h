@@ -1,0 +1,56 @@
+/* The method table: what each RPC of grokd.proto does. */
+#pragma once
+
+#include "daemon/call.h"
+#include "daemon/models.h"
+
+struct method {
+    const char *service, *name;
+    enum codec_kind kind;
+    bool is_inference; /* counted, logged and limited as a request of a model */
+    const ProtobufCMessageDescriptor *request;
+    void (*run)(Call *call, void *request); /* the call may be over when it returns */
+    /* The rest is for some only. */
+    bool (*has_output)(const Call *call);
+    void (*flush)(Call *call); /* sends what it can; the call may be over */
+    void (*on_letter)(Call *call, const Letter *letter);
+    void (*on_ended)(Call *call, const Job *job); /* the call may be over */
+    void (*on_model)(Call *call, Model *model);   /* the model it waits for changed */
+};
+
+enum codec_kind service_kind(const char *service, const char *method);
+const struct method *service_find(const char *service, const char *method);
+/* Decodes the request and runs the method. */
+void service_run(Call *call, const uint8_t *payload, size_t n);
+void service_model_changed(Call *call, Model *model);
+/* A letter of the worker's for a call that is still there. */
+void service_letter(Call *call, const Letter *letter);
+
+/* For methods: finds the model that requests name, ready, and has the call use it; NULL: the call
+ * is over. */
+Model *service_use_model(Call *call, const char *name);
+/* The model by its name; NULL: the call is over. */
+Model *service_find_model(Call *call, const char *name);
+enum status_code service_status_of(int r);
+
+/* service-inference.c */
+void inference_generate(Call *call, void *request);
+void inference_score(Call *call, void *request);
+void inference_tokenize(Call *call, void *request);
+void inference_detokenize(Call *call, void *request);
+void inference_cancel(Call *call, void *request);
+/* service-generate.c: what comes back from the worker */
+bool generate_has_output(const Call *call);
+void generate_flush(Call *call);
+void generate_on_letter(Call *call, const Letter *letter);
+void generate_on_ended(Call *call, const Job *job);
+void score_on_letter(Call *call, const Letter *letter);
+void score_on_ended(Call *call, const Job *job);
+/* service-models.c */
+void models_list(Call *call, void *request);
+void models_show(Call *call, void *request);
+void models_load_rpc(Call *call, void *request);
+void models_unload_rpc(Call *call, void *request);
+void models_on_load(Call *call, Model *model);
+void models_on_unload(Call *call, Model *model);
+void admin_status(Call *call, void *request);

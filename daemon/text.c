@@ -1,0 +1,84 @@
+/* See text.h. */
+#include "daemon/text.h"
+
+#include "base/alloc.h"
+#include "daemon/daemon.h"
+
+#include <string.h>
+
+TextWork *text_work_free(TextWork *w) {
+    if (!w)
+        return NULL;
+    model_release(w->model);
+    (void)job_free(w->job);
+    free(w->text);
+    free(w->tokens);
+    free(w);
+    return NULL;
+}
+
+TextWork *text_work_new(Call *call, void (*on_done)(Call *call, TextWork *w)) {
+    TextWork *w = alloc_new(TextWork);
+
+    if (!w) {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+        return NULL;
+    }
+    model_use(call->model);
+    w->daemon = call->daemon;
+    w->model = call->model;
+    w->id = call->id;
+    w->on_done = on_done;
+    w->work.data = w;
+    return w;
+}
+
+static bool fail_memory(Call *call, TextWork *w) {
+    (void)text_work_free(w);
+    call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+    return false;
+}
+
+bool text_work_set_text(Call *call, TextWork *w, const char *text) {
+    w->to_tokens = true;
+    w->n_text = strlen(text);
+    w->text = alloc_string_n(text, w->n_text);
+    return w->text || fail_memory(call, w);
+}
+
+bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t n) {
+    w->to_tokens = false;
+    w->n_tokens = n;
+    w->tokens = alloc_array(n + 1, sizeof(*tokens));
+    if (!w->tokens)
+        return fail_memory(call, w);
+    if (n > 0)
+        (void)memcpy(w->tokens, tokens, n * sizeof(*tokens));
+    return true;
+}
+
+static void run_in_background(uv_work_t *work) {
+    TextWork *w = work->data;
+    const GkEngine *engine = w->model->engine; /* stays, as it is in use */
+
+    if (w->to_tokens)
+        w->result = gk_tokenize(engine, w->text, w->n_text, w->flags, w->n_tokens_max, &w->tokens,
+                                &w->n_tokens, &w->error);
+    else
+        w->result = gk_detokenize(engine, w->tokens, w->n_tokens, w->control, &w->text, &w->n_text,
+                                  &w->error);
+}
+
+static void on_finished(uv_work_t *work, int status) {
+    TextWork *w = work->data;
+    Call *call = call_find(w->daemon, w->id);
+
+    (void)status;
+    if (call)
+        w->on_done(call, w);
+    (void)text_work_free(w);
+}
+
+void text_work_start(TextWork *w) {
+    (void)uv_queue_work(&w->daemon->loop, &w->work, run_in_background, on_finished);
+}

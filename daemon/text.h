@@ -1,0 +1,35 @@
+/* Tokenizing and detokenizing in libuv's threads: a long text must not hold the loop up. */
+#pragma once
+
+#include "daemon/call.h"
+#include "daemon/models.h"
+
+/* Owner: the background until on_done. */
+typedef struct TextWork {
+    uv_work_t work;
+    struct Daemon *daemon;
+    Model *model; /* in use */
+    uint64_t id;  /* the call's */
+    Job *job;     /* what the tokens are for, or NULL; freed with the work unless taken */
+    bool to_tokens;
+    unsigned flags; /* enum gk_tokenize_flags */
+    bool control;   /* of detokenizing */
+    bool pieces;    /* the caller's */
+    size_t n_tokens_max;
+    /* One is given, the other is the result. */
+    char *text;
+    size_t n_text;
+    int32_t *tokens;
+    size_t n_tokens;
+    int result; /* as gk_tokenize()'s */
+    Error error;
+    void (*on_done)(Call *call, struct TextWork *w); /* only where the call is still there */
+} TextWork;
+
+/* NULL: out of memory, the call has been failed. */
+TextWork *text_work_new(Call *call, void (*on_done)(Call *call, TextWork *w));
+TextWork *text_work_free(TextWork *w);
+/* Copies the input. Returns false where the call has been failed; the work is freed then. */
+bool text_work_set_text(Call *call, TextWork *w, const char *text);
+bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t n);
+void text_work_start(TextWork *w);
