@@ -18,24 +18,24 @@ static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const 
 }
 
 static inline float fold_block(const struct unpacked_block *u, const int8_t *a, float d,
-                               int16_t sum_a, bool has_min, float acc) {
+                               int16_t sum_a, int offset, bool has_min, float acc) {
     int32_t sum = 0;
 
     for (int i = 0; i < QUANT_BLOCK; i++)
-        sum += u->q[i] * a[i];
+        sum += (u->q[i] - offset) * a[i];
     acc = fmaf(u->d * d, (float)sum, acc);
     return has_min ? fmaf(u->m * d, (float)sum_a, acc) : acc;
 }
 
 static inline float fold_super(const struct unpacked_super *u, const int8_t *a, float d,
-                               const int16_t *sums, bool has_min, float acc) {
+                               const int16_t *sums, int offset, bool has_min, float acc) {
     int32_t sum = 0, mins = 0;
 
     for (int j = 0; j < 16; j++) {
         int32_t part = 0;
 
         for (int i = 0; i < 16; i++)
-            part += u->q[16 * j + i] * a[16 * j + i];
+            part += (u->q[16 * j + i] - offset) * a[16 * j + i];
         sum += u->scale[j] * part;
         mins += u->min[j] * sums[j];
     }
@@ -61,7 +61,8 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
                     const int8_t *a = act_row(m, i, &d, &sums);                                    \
                     float *y = &m->y[i * m->y_stride + o];                                         \
                                                                                                    \
-                    *y = fold_block(&u, a + b * QUANT_BLOCK, d[b], sums[b], has_min, *y);          \
+                    *y = fold_block(&u, a + b * QUANT_BLOCK, d[b], sums[b], OFFSET_##name,         \
+                                    has_min, *y);                                                  \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
@@ -74,7 +75,7 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
                                                                                                    \
             unpack_##name(&w[b], &u);                                                              \
             for (int i = 0; i < QUANT_BLOCK; i++)                                                  \
-                ret[b * QUANT_BLOCK + (size_t)i] = u.d * u.q[i] + u.m;                             \
+                ret[b * QUANT_BLOCK + (size_t)i] = u.d * (float)(u.q[i] - OFFSET_##name) + u.m;    \
         }                                                                                          \
     }
 
@@ -95,7 +96,8 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
                     const int8_t *a = act_row(m, i, &d, &sums);                                    \
                     float *y = &m->y[i * m->y_stride + o];                                         \
                                                                                                    \
-                    *y = fold_super(&u, a + b * QUANT_SUPER, d[b], sums + 16 * b, has_min, *y);    \
+                    *y = fold_super(&u, a + b * QUANT_SUPER, d[b], sums + 16 * b, OFFSET_##name,   \
+                                    has_min, *y);                                                  \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
@@ -109,7 +111,8 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
             unpack_##name(&w[b], &u);                                                              \
             for (int i = 0; i < QUANT_SUPER; i++)                                                  \
                 ret[b * QUANT_SUPER + (size_t)i] =                                                 \
-                    u.d * u.scale[i / 16] * u.q[i] - u.dmin * u.min[i / 16];                       \
+                    u.d * u.scale[i / 16] * (float)(u.q[i] - OFFSET_##name) -                      \
+                    u.dmin * u.min[i / 16];                                                        \
         }                                                                                          \
     }
 

@@ -1,8 +1,10 @@
 /*
  * Weight blocks as small integers: what each format means, written once for every tier.
  *
- * A plain block is w = d·q + m (m 0 where the format has none). A super-block is
- * w = d·scale[j]·q − dmin·min[j] with sub-block j of 16 values. Offsets are folded into q.
+ * A plain block is w = d·(q − offset) + m (m 0 where the format has none). A super-block is
+ * w = d·scale[j]·(q − offset) − dmin·min[j] with sub-block j of 16 values. q is unsigned, as the
+ * 8-bit dot products want it; the offset is the format's constant OFFSET_name. The loops run over
+ * whole vectors, so that compilers vectorise them.
  */
 #pragma once
 
@@ -12,13 +14,13 @@
 
 struct unpacked_block {
     float d, m;
-    int8_t q[QUANT_BLOCK];
+    _Alignas(64) uint8_t q[QUANT_BLOCK];
 };
 
 struct unpacked_super {
     float d, dmin;
     int16_t scale[16], min[16];
-    int8_t q[QUANT_SUPER];
+    _Alignas(64) uint8_t q[QUANT_SUPER];
 };
 
 /* Every half is a float: exact, denormals too (IEEE 754). */
@@ -67,51 +69,68 @@ static inline uint16_t float_to_half(float f) {
     return (uint16_t)(sign | ((rounded - 0x38000000) >> 13));
 }
 
+#define OFFSET_q4_0 8
+#define OFFSET_q4_1 0
+#define OFFSET_q5_0 16
+#define OFFSET_q5_1 0
+#define OFFSET_q8_0 128
+#define OFFSET_q2_k 0
+#define OFFSET_q3_k 4
+#define OFFSET_q4_k 0
+#define OFFSET_q5_k 0
+#define OFFSET_q6_k 32
+
+static inline void unpack_nibbles(const uint8_t qs[16], uint8_t q[32]) {
+    for (int i = 0; i < 16; i++)
+        q[i] = qs[i] & 15;
+    for (int i = 0; i < 16; i++)
+        q[i + 16] = qs[i] >> 4;
+}
+
 static inline void unpack_q4_0(const struct q4_0_block *b, struct unpacked_block *u) {
     u->d = half_to_float(b->d);
     u->m = 0;
-    for (int i = 0; i < 16; i++) {
-        u->q[i] = (int8_t)((b->qs[i] & 15) - 8);
-        u->q[i + 16] = (int8_t)((b->qs[i] >> 4) - 8);
-    }
+    unpack_nibbles(b->qs, u->q);
 }
 
 static inline void unpack_q4_1(const struct q4_1_block *b, struct unpacked_block *u) {
     u->d = half_to_float(b->d);
     u->m = half_to_float(b->m);
-    for (int i = 0; i < 16; i++) {
-        u->q[i] = (int8_t)(b->qs[i] & 15);
-        u->q[i + 16] = (int8_t)(b->qs[i] >> 4);
-    }
+    unpack_nibbles(b->qs, u->q);
 }
 
-static inline void unpack_fifth_bits(const uint8_t qh[4], const uint8_t qs[16], int offset,
-                                     int8_t *q) {
-    uint32_t high =
-        (uint32_t)qh[0] | (uint32_t)qh[1] << 8 | (uint32_t)qh[2] << 16 | (uint32_t)qh[3] << 24;
-
-    for (int i = 0; i < 16; i++) {
-        q[i] = (int8_t)((int)((qs[i] & 15u) | (high >> i & 1) << 4) - offset);
-        q[i + 16] = (int8_t)((int)((qs[i] >> 4) | (high >> (i + 16) & 1) << 4) - offset);
-    }
+static inline void add_fifth_bits(const uint8_t qh[4], uint8_t q[32]) {
+    for (int i = 0; i < 32; i++)
+        q[i] = (uint8_t)(q[i] | (qh[i / 8] >> (i % 8) & 1) << 4);
 }
 
 static inline void unpack_q5_0(const struct q5_0_block *b, struct unpacked_block *u) {
     u->d = half_to_float(b->d);
     u->m = 0;
-    unpack_fifth_bits(b->qh, b->qs, 16, u->q);
+    unpack_nibbles(b->qs, u->q);
+    add_fifth_bits(b->qh, u->q);
 }
 
 static inline void unpack_q5_1(const struct q5_1_block *b, struct unpacked_block *u) {
     u->d = half_to_float(b->d);
     u->m = half_to_float(b->m);
-    unpack_fifth_bits(b->qh, b->qs, 0, u->q);
+    unpack_nibbles(b->qs, u->q);
+    add_fifth_bits(b->qh, u->q);
 }
 
 static inline void unpack_q8_0(const struct q8_0_block *b, struct unpacked_block *u) {
     u->d = half_to_float(b->d);
     u->m = 0;
-    (void)memcpy(u->q, b->qs, sizeof(u->q));
+    for (int i = 0; i < 32; i++)
+        u->q[i] = (uint8_t)b->qs[i] ^ 0x80;
+}
+
+/* Four 2-bit values a byte: 128 values from 32 bytes, each quarter at another shift. */
+static inline void unpack_crumbs(const uint8_t qs[64], uint8_t q[256]) {
+    for (int half = 0; half < 2; half++)
+        for (int j = 0; j < 4; j++)
+            for (int i = 0; i < 32; i++)
+                q[half * 128 + j * 32 + i] = qs[half * 32 + i] >> (2 * j) & 3;
 }
 
 static inline void unpack_q2_k(const struct q2_k_block *b, struct unpacked_super *u) {
@@ -121,8 +140,7 @@ static inline void unpack_q2_k(const struct q2_k_block *b, struct unpacked_super
         u->scale[j] = b->scales[j] & 15;
         u->min[j] = b->scales[j] >> 4;
     }
-    for (int i = 0; i < QUANT_SUPER; i++)
-        u->q[i] = (int8_t)(b->qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3);
+    unpack_crumbs(b->qs, u->q);
 }
 
 static inline void unpack_q3_k(const struct q3_k_block *b, struct unpacked_super *u) {
@@ -135,12 +153,10 @@ static inline void unpack_q3_k(const struct q3_k_block *b, struct unpacked_super
         u->scale[j] = (int16_t)((low | high << 4) - 32);
         u->min[j] = 0;
     }
-    for (int i = 0; i < QUANT_SUPER; i++) {
-        int low = b->qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
-        int high = b->hmask[i % 32] >> (i / 32) & 1;
-
-        u->q[i] = (int8_t)(low - (high ? 0 : 4));
-    }
+    unpack_crumbs(b->qs, u->q);
+    for (int j = 0; j < 8; j++)
+        for (int i = 0; i < 32; i++)
+            u->q[j * 32 + i] = (uint8_t)(u->q[j * 32 + i] | (b->hmask[i] >> j & 1) << 2);
 }
 
 /* 6-bit scales and mins of eight sub-blocks of 32, each given for both of its halves of 16. */
@@ -154,21 +170,30 @@ static inline void unpack_k4_scales(const uint8_t s[12], struct unpacked_super *
     }
 }
 
+static inline void unpack_k4_nibbles(const uint8_t qs[128], uint8_t q[256]) {
+    for (int j = 0; j < 4; j++) {
+        for (int i = 0; i < 32; i++)
+            q[j * 64 + i] = qs[j * 32 + i] & 15;
+        for (int i = 0; i < 32; i++)
+            q[j * 64 + 32 + i] = qs[j * 32 + i] >> 4;
+    }
+}
+
 static inline void unpack_q4_k(const struct q4_k_block *b, struct unpacked_super *u) {
     u->d = half_to_float(b->d);
     u->dmin = half_to_float(b->dmin);
     unpack_k4_scales(b->scales, u);
-    for (int i = 0; i < QUANT_SUPER; i++)
-        u->q[i] = (int8_t)(b->qs[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15);
+    unpack_k4_nibbles(b->qs, u->q);
 }
 
 static inline void unpack_q5_k(const struct q5_k_block *b, struct unpacked_super *u) {
     u->d = half_to_float(b->d);
     u->dmin = half_to_float(b->dmin);
     unpack_k4_scales(b->scales, u);
-    for (int i = 0; i < QUANT_SUPER; i++)
-        u->q[i] = (int8_t)((b->qs[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15) |
-                           (b->qh[i % 32] >> (i / 32) & 1) << 4);
+    unpack_k4_nibbles(b->qs, u->q);
+    for (int j = 0; j < 8; j++)
+        for (int i = 0; i < 32; i++)
+            u->q[j * 32 + i] = (uint8_t)(u->q[j * 32 + i] | (b->qh[i] >> j & 1) << 4);
 }
 
 static inline void unpack_q6_k(const struct q6_k_block *b, struct unpacked_super *u) {
@@ -178,10 +203,10 @@ static inline void unpack_q6_k(const struct q6_k_block *b, struct unpacked_super
         u->scale[j] = b->scales[j];
         u->min[j] = 0;
     }
-    for (int i = 0; i < QUANT_SUPER; i++) {
-        int low = b->ql[i / 128 * 64 + i % 64] >> (i / 64 % 2 * 4) & 15;
-        int high = b->qh[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
-
-        u->q[i] = (int8_t)((low | high << 4) - 32);
-    }
+    for (int half = 0; half < 2; half++)
+        for (int j = 0; j < 4; j++)
+            for (int i = 0; i < 32; i++)
+                u->q[half * 128 + j * 32 + i] =
+                    (uint8_t)((b->ql[half * 64 + j % 2 * 32 + i] >> (j / 2 * 4) & 15) |
+                              (b->qh[half * 32 + i] >> (2 * j) & 3) << 4);
 }
