@@ -3,6 +3,7 @@
 
 #include "engine/kern/math.inc.c"
 #include "engine/kern/mul.inc.c"
+#include "engine/kern/quantize.inc.c"
 
 #define TIER_NAME "avx2"
 #define TIER_OPS  kern_ops_avx2

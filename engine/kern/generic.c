@@ -3,6 +3,7 @@
 
 #include "engine/kern/math.inc.c"
 #include "engine/kern/mul.inc.c"
+#include "engine/kern/quantize.inc.c"
 
 #define TIER_NAME "generic"
 #define TIER_OPS  kern_ops_generic

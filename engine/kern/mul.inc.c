@@ -66,17 +66,6 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-    static void dequantize_##name(const void *blocks, float *ret, size_t n) {                      \
-        const struct block *w = blocks;                                                            \
-                                                                                                   \
-        for (size_t b = 0; b < n / QUANT_BLOCK; b++) {                                             \
-            struct unpacked_block u;                                                               \
-                                                                                                   \
-            unpack_##name(&w[b], &u);                                                              \
-            for (int i = 0; i < QUANT_BLOCK; i++)                                                  \
-                ret[b * QUANT_BLOCK + (size_t)i] = u.d * (float)(u.q[i] - OFFSET_##name) + u.m;    \
-        }                                                                                          \
     }
 
 #define MUL_SUPER(name, block, has_min)                                                            \
@@ -101,19 +90,6 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-    static void dequantize_##name(const void *blocks, float *ret, size_t n) {                      \
-        const struct block *w = blocks;                                                            \
-                                                                                                   \
-        for (size_t b = 0; b < n / QUANT_SUPER; b++) {                                             \
-            struct unpacked_super u;                                                               \
-                                                                                                   \
-            unpack_##name(&w[b], &u);                                                              \
-            for (int i = 0; i < QUANT_SUPER; i++)                                                  \
-                ret[b * QUANT_SUPER + (size_t)i] =                                                 \
-                    u.d * u.scale[i / 16] * (float)(u.q[i] - OFFSET_##name) -                      \
-                    u.dmin * u.min[i / 16];                                                        \
-        }                                                                                          \
     }
 
 MUL_PLAIN(q4_0, q4_0_block, false)
@@ -126,64 +102,3 @@ MUL_SUPER(q3_k, q3_k_block, false)
 MUL_SUPER(q4_k, q4_k_block, true)
 MUL_SUPER(q5_k, q5_k_block, true)
 MUL_SUPER(q6_k, q6_k_block, false)
-
-/* ---- activations ---- */
-
-/*
- * d = max|x| / 127, q = x / d rounded to nearest even. A row with NaN or infinity in a block gets d
- * NaN and q 0 there: the mistake shows in the logits and nothing overflows.
- */
-static inline void quantize_block(const float *x, size_t n, int8_t *q, float *ret_d, int16_t *sums,
-                                  size_t n_sum) {
-    float most = 0, inverse;
-    bool finite = true;
-
-    for (size_t i = 0; i < n; i++) {
-        float magnitude = fabsf(x[i]);
-
-        finite &= magnitude <= 3.4028234e38f;
-        most = magnitude > most ? magnitude : most;
-    }
-    *ret_d = finite ? most / 127.0f : NAN;
-    inverse = finite && most > 0 ? 127.0f / most : 0;
-    if (inverse > 3.4028234e38f) /* max|x| is denormal: too small for a scale, so zero */
-        inverse = 0;
-    for (size_t i = 0; i < n; i++)
-        q[i] = finite ? (int8_t)rintf(x[i] * inverse) : 0;
-    for (size_t j = 0; j < n / n_sum; j++) {
-        int sum = 0;
-
-        for (size_t i = 0; i < n_sum; i++)
-            sum += q[j * n_sum + i];
-        sums[j] = (int16_t)sum;
-    }
-}
-
-static inline void quantize_row(const float *x, size_t k, enum act_kind kind, size_t block,
-                                size_t n_sum, uint8_t *ret_row) {
-    struct kern_acts acts = {.kind = kind, .k = (uint32_t)k, .data = ret_row};
-    float *d = (float *)(uintptr_t)kern_act_scales(&acts, 0);
-    int16_t *sums = (int16_t *)(uintptr_t)kern_act_sums(&acts, 0);
-
-    for (size_t b = 0; b < k / block; b++)
-        quantize_block(x + b * block, block, (int8_t *)ret_row + b * block, &d[b],
-                       sums + b * (block / n_sum), n_sum);
-}
-
-static void quantize_q8_32(const float *x, size_t k, uint8_t *ret_row) {
-    quantize_row(x, k, ACT_Q8_32, 32, 32, ret_row);
-}
-
-static void quantize_q8_256(const float *x, size_t k, uint8_t *ret_row) {
-    quantize_row(x, k, ACT_Q8_256, 256, 16, ret_row);
-}
-
-static void residual(const float *x, const struct kern_acts *acts, size_t row, float *ret) {
-    const int8_t *q = (const int8_t *)(acts->data + row * acts->stride);
-    const float *d = kern_act_scales(acts, row);
-    size_t block = acts->kind == ACT_Q8_32 ? 32 : 256;
-
-    for (size_t b = 0; b < acts->k / block; b++)
-        for (size_t i = b * block; i < (b + 1) * block; i++)
-            ret[i] = x[i] - (float)q[i] * d[b];
-}

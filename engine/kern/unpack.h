@@ -11,6 +11,9 @@
 #include "engine/kern/quant.h"
 
 #include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 struct unpacked_block {
     float d, m;
@@ -23,8 +26,11 @@ struct unpacked_super {
     _Alignas(64) uint8_t q[QUANT_SUPER];
 };
 
-/* Every half is a float: exact, denormals too (IEEE 754). */
+/* Every half is a float: exact, denormals too (IEEE 754). Tiers that have the conversion use it. */
 static inline float half_to_float(uint16_t h) {
+#ifdef __F16C__
+    return _cvtsh_ss(h);
+#else
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3FF,
              bits;
     float f;
@@ -42,6 +48,7 @@ static inline float half_to_float(uint16_t h) {
     }
     (void)memcpy(&f, &bits, sizeof(f));
     return f;
+#endif
 }
 
 /* Rounded to nearest, ties to even, as the hardware's conversion does; NaN stays NaN (quiet). */

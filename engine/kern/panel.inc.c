@@ -1,0 +1,348 @@
+/*
+ * Prefill: the product for many rows, by panels.
+ *
+ * A panel is 256 values of k for 2·VI_LANES outputs, unpacked once into bytes and used for all
+ * rows: four values of k by VI_LANES outputs a vector, so that each lane is one output, nothing is
+ * summed across lanes, and the activation's four bytes are broadcast once for both vectors.
+ * PANEL_ROWS rows are computed together in registers. A panel (8 KiB), its rows' activations and
+ * sums stay in the first two caches.
+ *
+ * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then one
+ * fused multiply-add into the float of the output, in ascending order of k. Offsets of the unsigned
+ * weights go into the accumulators' first value: Σ (u − offset)·a = Σ u·a − offset·Σ a.
+ *
+ * Included by a tier after its ints-*.h.
+ */
+#include "engine/kern/kern.h"
+#include "engine/kern/unpack.h"
+
+#define PANEL_OUT   (2 * VI_LANES)
+#define PANEL_K     256
+#define PANEL_STEPS (PANEL_K / 4)
+
+struct panel {
+    vi w[PANEL_STEPS][2];
+    vi scale[16][2]; /* super-blocks: int32 of each sub-block */
+    vi min[8][2];    /* super-blocks: pairs of int16 mins of 16 */
+    float d[8][PANEL_OUT],
+        m[8][PANEL_OUT]; /* of each plain block; [0] of a super-block, m its dmin */
+    _Alignas(64) uint8_t bytes[VI_LANES][PANEL_K]; /* before they are transposed */
+};
+
+/* What a format is, all constant where it is used. */
+struct panel_format {
+    int offset, n_sub; /* n_sub: sub-blocks of a super-block with scales of their own, 8 or 16 */
+    bool has_min;
+};
+
+/* Rows that are computed together. */
+struct panel_rows {
+    const int8_t *a[PANEL_ROWS]; /* at the panel's first k */
+    const float *d[PANEL_ROWS];  /* at its first block */
+    const int16_t *sums[PANEL_ROWS];
+    float *y[PANEL_ROWS]; /* (PANEL_OUT) */
+};
+
+static inline vi broadcast_bytes(const void *p) {
+    int32_t four;
+
+    (void)memcpy(&four, p, sizeof(four));
+    return vi_set1(four);
+}
+
+/* One sub-block's `n_steps` of four k into dot, which is begun here. */
+static inline __attribute__((always_inline)) void dot_steps(const struct panel *p, int first_step,
+                                                            int n_steps, int offset,
+                                                            const struct panel_rows *r, int n_rows,
+                                                            int i_sum, vi dot[PANEL_ROWS][2]) {
+#pragma GCC unroll 6
+    for (int i = 0; i < n_rows; i++)
+        dot[i][0] = dot[i][1] = offset ? vi_set1(-offset * r->sums[i][i_sum]) : vi_set1(0);
+#pragma GCC unroll 8
+    for (int t = 0; t < n_steps; t++) {
+        vi w0 = p->w[first_step + t][0], w1 = p->w[first_step + t][1];
+
+#pragma GCC unroll 6
+        for (int i = 0; i < n_rows; i++) {
+            vi a = broadcast_bytes(r->a[i] + 4 * (first_step + t));
+
+            dot[i][0] = vi_dot4(dot[i][0], w0, a);
+            dot[i][1] = vi_dot4(dot[i][1], w1, a);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void tile_plain(const struct panel *p,
+                                                             struct panel_format f,
+                                                             const struct panel_rows *r, int n_rows,
+                                                             int n_blocks) {
+    vf y[PANEL_ROWS][2];
+    vi dot[PANEL_ROWS][2];
+
+#pragma GCC unroll 6
+    for (int i = 0; i < n_rows; i++) {
+        y[i][0] = vf_load(r->y[i]);
+        y[i][1] = vf_load(r->y[i] + VI_LANES);
+    }
+    for (int b = 0; b < n_blocks; b++) {
+        dot_steps(p, 8 * b, 8, f.offset, r, n_rows, b, dot);
+#pragma GCC unroll 6
+        for (int i = 0; i < n_rows; i++) {
+            vf d = vf_set1(r->d[i][b]);
+
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; v++) {
+                y[i][v] =
+                    vf_fma(vf_mul(vf_load(p->d[b] + v * VI_LANES), d), vf_from(dot[i][v]), y[i][v]);
+                if (f.has_min)
+                    y[i][v] = vf_fma(vf_mul(vf_load(p->m[b] + v * VI_LANES), d),
+                                     vf_set1((float)r->sums[i][b]), y[i][v]);
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < n_rows; i++) {
+        vf_store(r->y[i], y[i][0]);
+        vf_store(r->y[i] + VI_LANES, y[i][1]);
+    }
+}
+
+static inline __attribute__((always_inline)) void
+tile_super(const struct panel *p, struct panel_format f, const struct panel_rows *r, int n_rows) {
+    vi sum[PANEL_ROWS][2], dot[PANEL_ROWS][2];
+    int n_steps = PANEL_STEPS / f.n_sub;
+
+#pragma GCC unroll 6
+    for (int i = 0; i < n_rows; i++)
+        sum[i][0] = sum[i][1] = vi_set1(0);
+    for (int s = 0; s < f.n_sub; s++) {
+        /* Formats with an offset have sub-blocks of 16, as the sums have. */
+        dot_steps(p, n_steps * s, n_steps, f.offset, r, n_rows, s, dot);
+#pragma GCC unroll 6
+        for (int i = 0; i < n_rows; i++) {
+            sum[i][0] = vi_add(sum[i][0], vi_mul(dot[i][0], p->scale[s][0]));
+            sum[i][1] = vi_add(sum[i][1], vi_mul(dot[i][1], p->scale[s][1]));
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < n_rows; i++) {
+        vf d = vf_set1(r->d[i][0]);
+
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            float *at = r->y[i] + v * VI_LANES;
+            vf y =
+                vf_fma(vf_mul(vf_load(p->d[0] + v * VI_LANES), d), vf_from(sum[i][v]), vf_load(at));
+
+            if (f.has_min) {
+                vi mins = vi_set1(0);
+
+#pragma GCC unroll 8
+                for (int j = 0; j < 8; j++)
+                    mins = vi_dot2(mins, p->min[j][v], broadcast_bytes(r->sums[i] + 2 * j));
+                y = vf_fnma(vf_mul(vf_load(p->m[0] + v * VI_LANES), d), vf_from(mins), y);
+            }
+            vf_store(at, y);
+        }
+    }
+}
+
+/* Runs `tile` with the number of rows as a constant. */
+#define PANEL_SWITCH(n_rows, tile)                                                                 \
+    switch (n_rows) {                                                                              \
+    case 1:                                                                                        \
+        tile(1);                                                                                   \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        tile(2);                                                                                   \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        tile(3);                                                                                   \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        PANEL_CASE(4, tile);                                                                       \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        PANEL_CASE(5, tile);                                                                       \
+        break;                                                                                     \
+    default:                                                                                       \
+        PANEL_CASE(6, tile);                                                                       \
+        break;                                                                                     \
+    }
+#if PANEL_ROWS >= 6
+#define PANEL_CASE(n, tile) tile(n)
+#else
+#define PANEL_CASE(n, tile) tile(PANEL_ROWS)
+#endif
+
+static void put_bytes_in_panel(struct panel *p, int v) {
+    for (int at = 0; at < PANEL_STEPS; at += VI_LANES)
+        vi_transpose(p->bytes[0] + 4 * at, PANEL_K, &p->w[at][v], 2);
+}
+
+/* Row o of the panel's outputs; those past the last one repeat it, and are not stored at the end.
+ */
+static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t first_out,
+                                           uint32_t o) {
+    uint32_t out = first_out + o;
+
+    return m->w + (size_t)(out < m->n_out ? out : m->n_out - 1) * m->row_bytes;
+}
+
+#define PANEL_UNPACK_PLAIN(name)                                                                   \
+    static void panel_unpack_##name(struct panel *p, const struct kern_mul *m, uint32_t first_out, \
+                                    uint32_t first_block, int n_blocks) {                          \
+        for (int v = 0; v < 2; v++) {                                                              \
+            for (uint32_t lane = 0; lane < VI_LANES; lane++) {                                     \
+                uint32_t o = (uint32_t)v * VI_LANES + lane;                                        \
+                const struct name##_block *w =                                                     \
+                    (const struct name##_block *)(const void *)panel_weights(m, first_out, o) +    \
+                    first_block;                                                                   \
+                                                                                                   \
+                for (int b = 0; b < n_blocks; b++) {                                               \
+                    struct unpacked_block u;                                                       \
+                                                                                                   \
+                    unpack_##name(&w[b], &u);                                                      \
+                    (void)memcpy(p->bytes[lane] + b * QUANT_BLOCK, u.q, QUANT_BLOCK);              \
+                    p->d[b][o] = u.d;                                                              \
+                    p->m[b][o] = u.m;                                                              \
+                }                                                                                  \
+            }                                                                                      \
+            put_bytes_in_panel(p, v);                                                              \
+        }                                                                                          \
+    }
+
+#define PANEL_UNPACK_SUPER(name, sub)                                                              \
+    static void panel_unpack_##name(struct panel *p, const struct kern_mul *m, uint32_t first_out, \
+                                    uint32_t first_block, int n_blocks) {                          \
+        (void)n_blocks;                                                                            \
+        for (int v = 0; v < 2; v++) {                                                              \
+            for (uint32_t lane = 0; lane < VI_LANES; lane++) {                                     \
+                uint32_t o = (uint32_t)v * VI_LANES + lane;                                        \
+                const struct name##_block *w =                                                     \
+                    (const struct name##_block *)(const void *)panel_weights(m, first_out, o) +    \
+                    first_block;                                                                   \
+                struct unpacked_super u;                                                           \
+                                                                                                   \
+                unpack_##name(w, &u);                                                              \
+                (void)memcpy(p->bytes[lane], u.q, QUANT_SUPER);                                    \
+                p->d[0][o] = u.d;                                                                  \
+                p->m[0][o] = u.dmin;                                                               \
+                for (int j = 0; j < (sub); j++)                                                    \
+                    ((int32_t *)&p->scale[j][v])[lane] = u.scale[j * (16 / (sub))];                \
+                for (int j = 0; j < 8; j++)                                                        \
+                    (void)memcpy((int16_t *)&p->min[j][v] + 2 * lane, &u.min[2 * j], 4);           \
+            }                                                                                      \
+            put_bytes_in_panel(p, v);                                                              \
+        }                                                                                          \
+    }
+
+typedef void panel_unpack_fn(struct panel *p, const struct kern_mul *m, uint32_t first_out,
+                             uint32_t first_block, int n_blocks);
+
+/* Sums of a panel's outputs for so many rows at a time; the scratch holds them and the panel. */
+#define PANEL_Y_ROWS 256
+struct panel_work {
+    struct panel panel;
+    _Alignas(64) float y[PANEL_Y_ROWS][PANEL_OUT];
+};
+_Static_assert(sizeof(struct panel_work) <= KERN_SCRATCH_BYTES,
+               "the panel fits in a thread's scratch");
+
+static void store_panel(const struct kern_mul *m, const struct panel_work *work, uint32_t first_out,
+                        uint32_t first_row, uint32_t n_rows) {
+    uint32_t n = m->n_out - first_out < PANEL_OUT ? m->n_out - first_out : PANEL_OUT;
+
+    for (uint32_t i = 0; i < n_rows; i++)
+        (void)memcpy(m->y + (size_t)(first_row + i) * m->y_stride + first_out, work->y[i],
+                     n * sizeof(float));
+}
+
+/* Points r at rows [first, first + n) for the panel that begins at block `first_block` of k. */
+static inline void set_rows(struct panel_rows *r, const struct kern_mul *m, struct panel_work *work,
+                            uint32_t first_row, uint32_t at, uint32_t n, uint32_t first_k,
+                            uint32_t block, uint32_t sum_block) {
+    for (uint32_t i = 0; i < n; i++) {
+        size_t row = m->rows ? m->rows[first_row + at + i] : first_row + at + i;
+
+        r->a[i] = (const int8_t *)(m->x->data + row * m->x->stride) + first_k;
+        r->d[i] = kern_act_scales(m->x, row) + first_k / block;
+        r->sums[i] = kern_act_sums(m->x, row) + first_k / sum_block;
+        r->y[i] = work->y[at + i];
+    }
+}
+
+/* How many of the rows left are next: as even as can be, so that no small group is left over. */
+static inline uint32_t next_group(uint32_t n_left) {
+    uint32_t n_groups = (n_left + PANEL_ROWS - 1) / PANEL_ROWS;
+
+    return (n_left + n_groups - 1) / n_groups;
+}
+
+typedef void panel_tiles_fn(const struct panel *p, const struct panel_rows *r, uint32_t n_rows,
+                            int n_blocks);
+
+static void panel_mul(const struct kern_mul *m, panel_unpack_fn *unpack, panel_tiles_fn *tiles,
+                      uint32_t block, uint32_t sum_block) {
+    struct panel_work *work = m->scratch;
+    struct panel_rows r;
+
+    for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
+        for (uint32_t row = 0; row < m->n_rows; row += PANEL_Y_ROWS) {
+            uint32_t n_rows = m->n_rows - row < PANEL_Y_ROWS ? m->n_rows - row : PANEL_Y_ROWS;
+
+            (void)memset(work->y, 0, n_rows * sizeof(work->y[0]));
+            for (uint32_t k = 0; k < m->x->k; k += PANEL_K) {
+                uint32_t n_k = m->x->k - k < PANEL_K ? m->x->k - k : PANEL_K;
+                int n_blocks = (int)(n_k / block);
+
+                unpack(&work->panel, m, out, k / block, n_blocks);
+                for (uint32_t at = 0, n; at < n_rows; at += n) {
+                    n = next_group(n_rows - at);
+                    set_rows(&r, m, work, row, at, n, k, block, sum_block);
+                    tiles(&work->panel, &r, n, n_blocks);
+                }
+            }
+            store_panel(m, work, out, row, n_rows);
+        }
+    }
+}
+
+#define TILE_PLAIN(n) tile_plain(p, f, r, n, n_blocks)
+#define TILE_SUPER(n) tile_super(p, f, r, n)
+
+#define PANEL_PLAIN(name, min)                                                                     \
+    PANEL_UNPACK_PLAIN(name)                                                                       \
+    static void panel_tiles_##name(const struct panel *p, const struct panel_rows *r,              \
+                                   uint32_t n_rows, int n_blocks) {                                \
+        const struct panel_format f = {.offset = OFFSET_##name, .has_min = (min)};                 \
+                                                                                                   \
+        PANEL_SWITCH(n_rows, TILE_PLAIN)                                                           \
+    }                                                                                              \
+    static void panel_mul_##name(const struct kern_mul *m) {                                       \
+        panel_mul(m, panel_unpack_##name, panel_tiles_##name, QUANT_BLOCK, QUANT_BLOCK);           \
+    }
+
+#define PANEL_SUPER(name, sub, min)                                                                \
+    PANEL_UNPACK_SUPER(name, sub)                                                                  \
+    static void panel_tiles_##name(const struct panel *p, const struct panel_rows *r,              \
+                                   uint32_t n_rows, int n_blocks) {                                \
+        const struct panel_format f = {.offset = OFFSET_##name, .n_sub = (sub), .has_min = (min)}; \
+                                                                                                   \
+        (void)n_blocks;                                                                            \
+        PANEL_SWITCH(n_rows, TILE_SUPER)                                                           \
+    }                                                                                              \
+    static void panel_mul_##name(const struct kern_mul *m) {                                       \
+        panel_mul(m, panel_unpack_##name, panel_tiles_##name, QUANT_SUPER, 16);                    \
+    }
+
+PANEL_PLAIN(q4_0, false)
+PANEL_PLAIN(q4_1, true)
+PANEL_PLAIN(q5_0, false)
+PANEL_PLAIN(q5_1, true)
+PANEL_PLAIN(q8_0, false)
+PANEL_SUPER(q2_k, 16, true)
+PANEL_SUPER(q3_k, 16, false)
+PANEL_SUPER(q4_k, 8, true)
+PANEL_SUPER(q5_k, 8, true)
+PANEL_SUPER(q6_k, 16, false)

@@ -1,0 +1,334 @@
+/*
+ * Every kernel of every tier against generic C, bit for bit: random and adversarial blocks, odd
+ * sizes, inputs that end at a page nobody may touch, outputs with borders that must stay as they
+ * were.
+ */
+#include "base/macro.h"
+#include "engine/kern/kern.h"
+#include "tests/util/test.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define K_MAX    2048
+#define OUT_MAX  70
+#define ROWS_MAX 45
+#define Y_STRIDE (OUT_MAX + 3)
+#define BORDER   (-12345.0f)
+
+static uint64_t seed = 7;
+
+static uint64_t next_random(void) {
+    uint64_t z = (seed += 0x9E3779B97F4A7C15ull);
+
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+/* n bytes that end where a page begins that can't be read or written. */
+struct guarded {
+    uint8_t *map, *bytes;
+    size_t n_map;
+};
+
+static struct guarded guard(size_t n) {
+    size_t page = 4096, n_map = (n + page - 1) / page * page + page;
+    struct guarded g = {.n_map = n_map};
+
+    g.map = mmap(NULL, n_map, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert(g.map != MAP_FAILED);
+    assert(mprotect(g.map + n_map - page, page, PROT_NONE) == 0);
+    g.bytes = g.map + n_map - page - n;
+    return g;
+}
+
+static void unguard(struct guarded *g) {
+    assert(munmap(g->map, g->n_map) == 0);
+}
+
+/* ---- inputs ---- */
+
+enum kind { KIND_RANDOM, KIND_ZERO, KIND_FULL, KIND_EXTREME, KIND_DENORMAL, KIND_INFINITE, KIND_N };
+
+static void put_half(uint8_t *at, enum kind kind) {
+    static const uint16_t extreme[] = {0x7BFF, 0xFBFF, 0x0400, 0x8400, 0x3C00, 0x0000, 0x8000};
+    static const uint16_t infinite[] = {0x7C00, 0xFC00, 0x7E00, 0x3C00, 0x0001};
+    uint16_t h = (uint16_t)(0x1400 + next_random() % 0x1800);
+
+    if (next_random() % 2)
+        h |= 0x8000;
+    if (kind == KIND_EXTREME)
+        h = extreme[next_random() % ARRAY_SIZE(extreme)];
+    else if (kind == KIND_DENORMAL)
+        h = (uint16_t)(next_random() % 0x400);
+    else if (kind == KIND_INFINITE)
+        h = infinite[next_random() % ARRAY_SIZE(infinite)];
+    (void)memcpy(at, &h, sizeof(h));
+}
+
+static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind kind) {
+    static const int scale_at[KERN_TYPE_N][2] = {
+        [KERN_Q4_0] = {0, -1},   [KERN_Q4_1] = {0, 2},  [KERN_Q5_0] = {0, -1},
+        [KERN_Q5_1] = {0, 2},    [KERN_Q8_0] = {0, -1}, [KERN_Q2_K] = {80, 82},
+        [KERN_Q3_K] = {108, -1}, [KERN_Q4_K] = {0, 2},  [KERN_Q5_K] = {0, 2},
+        [KERN_Q6_K] = {208, -1},
+    };
+    size_t block = kern_types[type].block_bytes;
+
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = kind == KIND_ZERO ? 0 : kind == KIND_FULL ? 0xFF : (uint8_t)next_random();
+    if (kern_types[type].act == ACT_F32) {
+        for (size_t at = 0; at < n; at += block) {
+            float f = ((float)(next_random() % 65536) - 32768) * 1e-4f;
+
+            if (type == KERN_F32)
+                (void)memcpy(bytes + at, &f, 4);
+            else if (type == KERN_BF16)
+                (void)memcpy(bytes + at, (const uint8_t *)&f + 2, 2);
+            else
+                put_half(bytes + at, kind);
+        }
+        return;
+    }
+    for (size_t at = 0; at < n; at += block) {
+        put_half(bytes + at + scale_at[type][0], kind);
+        if (scale_at[type][1] >= 0)
+            put_half(bytes + at + scale_at[type][1], kind);
+    }
+}
+
+static void fill_floats(float *x, size_t n, enum kind kind) {
+    for (size_t i = 0; i < n; i++) {
+        x[i] = ((float)(next_random() % 65536) - 32768) * 1e-3f;
+        if (kind == KIND_ZERO)
+            x[i] = 0;
+        else if (kind == KIND_FULL)
+            x[i] = i % 2 ? 1.0f : -1.0f; /* every q is ±127 */
+        else if (kind == KIND_DENORMAL)
+            x[i] *= 1e-40f;
+        else if (kind == KIND_EXTREME)
+            x[i] *= next_random() % 3 ? 1e-3f : 1e30f;
+        else if (kind == KIND_INFINITE && next_random() % 64 == 0)
+            x[i] = next_random() % 2 ? INFINITY : NAN;
+    }
+}
+
+/* The same bits, or both NaN: which NaN comes out of two is not promised. */
+static bool same_floats(const float *a, const float *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof(float)) != 0 && !(isnan(a[i]) && isnan(b[i])))
+            return false;
+    return true;
+}
+
+/* ---- products ---- */
+
+static struct kern_acts make_acts(const struct kern_ops *k, enum act_kind kind, uint32_t n,
+                                  uint32_t n_rows, const float *x) {
+    struct kern_acts a = {.kind = kind, .k = n, .stride = kern_act_stride(kind, n)};
+
+    a.data = aligned_alloc(64, a.stride * n_rows);
+    assert(a.data);
+    (void)memset(a.data, 0, a.stride * n_rows);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        uint8_t *row = a.data + i * a.stride;
+
+        if (kind == ACT_F32)
+            (void)memcpy(row, x + (size_t)i * n, n * sizeof(float));
+        else if (kind == ACT_Q8_32)
+            k->quantize_q8_32(x + (size_t)i * n, n, row);
+        else
+            k->quantize_q8_256(x + (size_t)i * n, n, row);
+    }
+    return a;
+}
+
+static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t k, uint32_t n_out,
+                      uint32_t n_rows, enum kind kind, bool gather) {
+    const struct kern_ops *generic = kern_select("generic");
+    const struct kern_type_info *info = &kern_types[type];
+    size_t row_bytes = k / info->block_values * info->block_bytes;
+    struct guarded w = guard(row_bytes * n_out);
+    static float x[ROWS_MAX * K_MAX], y[2][ROWS_MAX * Y_STRIDE];
+    static _Alignas(64) uint8_t scratch[KERN_SCRATCH_BYTES];
+    struct kern_acts acts[2];
+    uint32_t rows[ROWS_MAX];
+
+    fill_blocks(type, w.bytes, row_bytes * n_out, kind);
+    fill_floats(x, (size_t)n_rows * k, kind);
+    acts[0] = make_acts(generic, info->act, k, n_rows, x);
+    acts[1] = make_acts(tier, info->act, k, n_rows, x);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        rows[i] = (i * 7 + 3) % n_rows;
+        assert(memcmp(acts[0].data + i * acts[0].stride, acts[1].data + i * acts[1].stride, k) ==
+                   0 ||
+               info->act == ACT_F32);
+        if (info->act != ACT_F32) {
+            assert(same_floats(kern_act_scales(&acts[0], i), kern_act_scales(&acts[1], i),
+                               k / info->block_values));
+            assert(memcmp(kern_act_sums(&acts[0], i), kern_act_sums(&acts[1], i),
+                          k / (info->act == ACT_Q8_32 ? 32 : 16) * sizeof(int16_t)) == 0);
+        }
+    }
+    for (int t = 0; t < 2; t++) {
+        for (size_t i = 0; i < ARRAY_SIZE(y[t]); i++)
+            y[t][i] = BORDER;
+        (t ? tier : generic)
+            ->mul[type](&(struct kern_mul){.w = w.bytes,
+                                           .row_bytes = row_bytes,
+                                           .n_out = n_out,
+                                           .x = &acts[t],
+                                           .rows = gather ? rows : NULL,
+                                           .n_rows = n_rows,
+                                           .y = y[t],
+                                           .y_stride = Y_STRIDE,
+                                           .scratch = scratch});
+    }
+    if (!same_floats(y[0], y[1], ARRAY_SIZE(y[0]))) {
+        (void)printf("# %s %s: k %u, outputs %u, rows %u, kind %d, gather %d: other bits\n",
+                     tier->name, info->name, k, n_out, n_rows, (int)kind, gather);
+        for (size_t i = 0; i < ARRAY_SIZE(y[0]); i++)
+            if (!same_floats(&y[0][i], &y[1][i], 1)) {
+                (void)printf("# first at row %zu output %zu: %.9g, not %.9g\n", i / Y_STRIDE,
+                             i % Y_STRIDE, (double)y[1][i], (double)y[0][i]);
+                break;
+            }
+        (void)fflush(stdout);
+        assert(!"the same bits");
+    }
+    free(acts[0].data);
+    free(acts[1].data);
+    unguard(&w);
+}
+
+static void check_type(const struct kern_ops *tier, enum kern_type type) {
+    uint32_t block = kern_types[type].block_values == 1 ? 1 : kern_types[type].block_values;
+    static const uint32_t outs[] = {1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 70};
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 24, 45};
+
+    for (size_t i = 0; i < ARRAY_SIZE(outs); i++)
+        for (size_t j = 0; j < ARRAY_SIZE(rows); j++) {
+            uint32_t n_blocks = (uint32_t)(1 + next_random() % (block == 256  ? 4
+                                                                : block == 32 ? 19
+                                                                              : 300));
+
+            check_mul(tier, type, n_blocks * block, outs[i], rows[j], KIND_RANDOM, (i + j) % 2);
+        }
+    for (int kind = 0; kind < KIND_N; kind++)
+        for (uint32_t n = 1; n <= 9; n += 2)
+            check_mul(tier, type,
+                      (block == 256  ? 2
+                       : block == 32 ? 9
+                                     : 77) *
+                          block,
+                      37, n, (enum kind)kind, false);
+}
+
+static void check_tier(const char *name) {
+    const struct kern_ops *tier = kern_select(name);
+
+    if (!tier)
+        test_skip("this CPU lacks the instruction set");
+    for (int type = 0; type < KERN_TYPE_N; type++)
+        check_type(tier, (enum kern_type)type);
+}
+
+#define TIER(name)                                                                                 \
+    static void test_##name(void) {                                                                \
+        check_tier(#name);                                                                         \
+    }
+TIER(generic)
+TIER(avx2)
+TIER(avx512)
+TIER(vnni)
+
+/* ---- formats against their golden values ---- */
+
+static void *read_file(const char *path, size_t *ret_n) {
+    FILE *f = fopen(path, "re");
+    static uint8_t bytes[1 << 20];
+
+    assert(f);
+    *ret_n = fread(bytes, 1, sizeof(bytes), f);
+    (void)fclose(f);
+    return memcpy(malloc(*ret_n), bytes, *ret_n);
+}
+
+static void test_dequantize_golden(void) {
+    for (int type = 1; type < KERN_TYPE_N; type++) {
+        size_t n_blocks, n_values;
+        char path[128];
+        uint8_t *blocks;
+        float *golden;
+
+        (void)snprintf(path, sizeof(path), "tests/golden/quant/%s.blocks", kern_types[type].name);
+        blocks = read_file(path, &n_blocks);
+        (void)snprintf(path, sizeof(path), "tests/golden/quant/%s.f32", kern_types[type].name);
+        golden = read_file(path, &n_values);
+        n_values /= sizeof(float);
+        for (const char *const *isa = kern_isa_names(); *isa; isa++) {
+            const struct kern_ops *tier = kern_select(*isa);
+            float *ours = calloc(n_values, sizeof(float));
+
+            if (tier) {
+                tier->dequantize[type](blocks, ours, n_values);
+                for (size_t i = 0; i < n_values; i++)
+                    assert(ours[i] == golden[i] || (isnan(ours[i]) && isnan(golden[i])));
+            }
+            free(ours);
+        }
+        free(blocks);
+        free(golden);
+    }
+}
+
+/* The definition itself, against double precision on the values that weights and activations stand
+ * for. */
+static void test_generic_is_a_product(void) {
+    const struct kern_ops *k = kern_select("generic");
+    static float x[1024], w[1024];
+    static _Alignas(64) uint8_t scratch[KERN_SCRATCH_BYTES];
+
+    for (int type = 0; type < KERN_TYPE_N; type++) {
+        const struct kern_type_info *info = &kern_types[type];
+        uint8_t blocks[4096];
+        struct kern_acts a;
+        double sum = 0, size = 0;
+        float y;
+
+        fill_blocks((enum kern_type)type, blocks, 1024 / info->block_values * info->block_bytes,
+                    KIND_RANDOM);
+        fill_floats(x, 1024, KIND_RANDOM);
+        a = make_acts(k, info->act, 1024, 1, x);
+        k->dequantize[type](blocks, w, 1024);
+        for (size_t i = 0; i < 1024; i++) {
+            double value = (double)x[i];
+
+            if (info->act != ACT_F32)
+                value = (double)kern_act_scales(&a, 0)[i / info->block_values] *
+                        ((const int8_t *)a.data)[i];
+            sum += (double)w[i] * value;
+            size += fabs((double)w[i] * value);
+        }
+        k->mul[type](&(struct kern_mul){.w = blocks,
+                                        .n_out = 1,
+                                        .x = &a,
+                                        .n_rows = 1,
+                                        .y = &y,
+                                        .y_stride = 1,
+                                        .scratch = scratch});
+        assert(fabs((double)y - sum) <= 1e-5 * size);
+        free(a.data);
+    }
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        {"generic", test_generic, 60}, {"avx2", test_avx2, 60}, {"avx512", test_avx512, 60},
+        {"vnni", test_vnni, 60},       TEST(dequantize_golden), TEST(generic_is_a_product),
+    };
+    return test_main(tests, ARRAY_SIZE(tests), argc, argv);
+}
