@@ -11,7 +11,7 @@
  * fused multiply-add into the float of the output, in ascending order of k. Offsets of the unsigned
  * weights go into the accumulators' first value: Σ (u − offset)·a = Σ u·a − offset·Σ a.
  *
- * Included by a tier after its ints-*.h.
+ * Included by a tier after its ints-*.h and wide-*.inc.c.
  */
 #include "engine/kern/kern.h"
 #include "engine/kern/unpack.h"
@@ -23,16 +23,11 @@
 struct panel {
     vi w[PANEL_STEPS][2];
     vi scale[16][2]; /* super-blocks: int32 of each sub-block */
-    vi min[8][2];    /* super-blocks: pairs of int16 mins of 16 */
-    float d[8][PANEL_OUT],
-        m[8][PANEL_OUT]; /* of each plain block; [0] of a super-block, m its dmin */
+    vi min[16][2];   /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub / 2 */
+    uint16_t d[8][PANEL_OUT]; /* halves, of each plain block; [0] of a super-block */
+    uint16_t m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
     _Alignas(64) uint8_t bytes[VI_LANES][PANEL_K]; /* before they are transposed */
-};
-
-/* What a format is, all constant where it is used. */
-struct panel_format {
-    int offset, n_sub; /* n_sub: sub-blocks of a super-block with scales of their own, 8 or 16 */
-    bool has_min;
+    vi rows[VI_LANES];                             /* scales or mins, likewise */
 };
 
 /* Rows that are computed together. */
@@ -51,10 +46,9 @@ static inline vi broadcast_bytes(const void *p) {
 }
 
 /* One sub-block's `n_steps` of four k into dot, which is begun here. */
-static inline __attribute__((always_inline)) void dot_steps(const struct panel *p, int first_step,
-                                                            int n_steps, int offset,
-                                                            const struct panel_rows *r, int n_rows,
-                                                            int i_sum, vi dot[PANEL_ROWS][2]) {
+static ALWAYS_INLINE void dot_steps(const struct panel *p, int first_step, int n_steps, int offset,
+                                    const struct panel_rows *r, int n_rows, int i_sum,
+                                    vi dot[PANEL_ROWS][2]) {
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
         dot[i][0] = dot[i][1] = offset ? vi_set1(-offset * r->sums[i][i_sum]) : vi_set1(0);
@@ -72,10 +66,8 @@ static inline __attribute__((always_inline)) void dot_steps(const struct panel *
     }
 }
 
-static inline __attribute__((always_inline)) void tile_plain(const struct panel *p,
-                                                             struct panel_format f,
-                                                             const struct panel_rows *r, int n_rows,
-                                                             int n_blocks) {
+static ALWAYS_INLINE void tile_plain(const struct panel *p, struct wide_format f,
+                                     const struct panel_rows *r, int n_rows, int n_blocks) {
     vf y[PANEL_ROWS][2];
     vi dot[PANEL_ROWS][2];
 
@@ -92,10 +84,10 @@ static inline __attribute__((always_inline)) void tile_plain(const struct panel 
 
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                y[i][v] =
-                    vf_fma(vf_mul(vf_load(p->d[b] + v * VI_LANES), d), vf_from(dot[i][v]), y[i][v]);
+                y[i][v] = vf_fma(vf_mul(vf_load_half(p->d[b] + v * VI_LANES), d),
+                                 vf_from(dot[i][v]), y[i][v]);
                 if (f.has_min)
-                    y[i][v] = vf_fma(vf_mul(vf_load(p->m[b] + v * VI_LANES), d),
+                    y[i][v] = vf_fma(vf_mul(vf_load_half(p->m[b] + v * VI_LANES), d),
                                      vf_set1((float)r->sums[i][b]), y[i][v]);
             }
         }
@@ -107,8 +99,8 @@ static inline __attribute__((always_inline)) void tile_plain(const struct panel 
     }
 }
 
-static inline __attribute__((always_inline)) void
-tile_super(const struct panel *p, struct panel_format f, const struct panel_rows *r, int n_rows) {
+static ALWAYS_INLINE void tile_super(const struct panel *p, struct wide_format f,
+                                     const struct panel_rows *r, int n_rows) {
     vi sum[PANEL_ROWS][2], dot[PANEL_ROWS][2];
     int n_steps = PANEL_STEPS / f.n_sub;
 
@@ -127,57 +119,59 @@ tile_super(const struct panel *p, struct panel_format f, const struct panel_rows
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
         vf d = vf_set1(r->d[i][0]);
+        const int16_t *sums = r->sums[i];
+        _Alignas(16) int16_t sums_32[8];
 
+        if (f.has_min && f.n_sub == 8) {
+            /* Activations' sums of 32 from those of 16. */
+            _mm_store_si128((__m128i *)(void *)sums_32, _mm256_cvtepi32_epi16(_mm256_madd_epi16(
+                                                            load_256(sums), _mm256_set1_epi16(1))));
+            sums = sums_32;
+        }
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++) {
             float *at = r->y[i] + v * VI_LANES;
-            vf y =
-                vf_fma(vf_mul(vf_load(p->d[0] + v * VI_LANES), d), vf_from(sum[i][v]), vf_load(at));
+            vf y = vf_fma(vf_mul(vf_load_half(p->d[0] + v * VI_LANES), d), vf_from(sum[i][v]),
+                          vf_load(at));
 
             if (f.has_min) {
                 vi mins = vi_set1(0);
 
 #pragma GCC unroll 8
-                for (int j = 0; j < 8; j++)
-                    mins = vi_dot2(mins, p->min[j][v], broadcast_bytes(r->sums[i] + 2 * j));
-                y = vf_fnma(vf_mul(vf_load(p->m[0] + v * VI_LANES), d), vf_from(mins), y);
+                for (int j = 0; j < f.n_sub / 2; j++)
+                    mins = vi_dot2(mins, p->min[j][v], broadcast_bytes(sums + 2 * j));
+                y = vf_fnma(vf_mul(vf_load_half(p->m[0] + v * VI_LANES), d), vf_from(mins), y);
             }
             vf_store(at, y);
         }
     }
 }
 
-/* Runs `tile` with the number of rows as a constant. */
-#define PANEL_SWITCH(n_rows, tile)                                                                 \
-    switch (n_rows) {                                                                              \
-    case 1:                                                                                        \
-        tile(1);                                                                                   \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        tile(2);                                                                                   \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        tile(3);                                                                                   \
-        break;                                                                                     \
-    case 4:                                                                                        \
-        PANEL_CASE(4, tile);                                                                       \
-        break;                                                                                     \
-    case 5:                                                                                        \
-        PANEL_CASE(5, tile);                                                                       \
-        break;                                                                                     \
-    default:                                                                                       \
-        PANEL_CASE(6, tile);                                                                       \
-        break;                                                                                     \
-    }
-#if PANEL_ROWS >= 6
-#define PANEL_CASE(n, tile) tile(n)
-#else
-#define PANEL_CASE(n, tile) tile(PANEL_ROWS)
-#endif
+/* ---- unpacking ---- */
 
-static void put_bytes_in_panel(struct panel *p, int v) {
+/* The bytes of VI_LANES outputs become columns of vector v. */
+static inline void put_bytes_in_panel(struct panel *p, int v) {
     for (int at = 0; at < PANEL_STEPS; at += VI_LANES)
         vi_transpose(p->bytes[0] + 4 * at, PANEL_K, &p->w[at][v], 2);
+}
+
+/* Scales become int32 lanes, mins pairs of int16. A sub-block of 32 has both twice: one of the two
+ * is kept. */
+static inline void put_scales_in_panel(struct panel *p, const __m256i *scale, const __m256i *min,
+                                       int n_sub, bool has_min, int v) {
+    vi columns[VI_LANES];
+
+    for (int lane = 0; lane < VI_LANES; lane++)
+        p->rows[lane] = _mm512_cvtepi16_epi32(scale[lane]);
+    vi_transpose((const uint8_t *)p->rows, sizeof(vi), columns, 1);
+    for (int j = 0; j < n_sub; j++)
+        p->scale[j][v] = columns[j * (16 / n_sub)];
+    if (!has_min)
+        return;
+    for (int lane = 0; lane < VI_LANES; lane++)
+        p->rows[lane] = n_sub == 8 ? _mm512_zextsi128_si512(_mm256_cvtepi32_epi16(min[lane]))
+                                   : _mm512_zextsi256_si512(min[lane]);
+    vi_transpose((const uint8_t *)p->rows, sizeof(vi), &p->min[0][v], 2);
 }
 
 /* Row o of the panel's outputs; those past the last one repeat it, and are not stored at the end.
@@ -189,56 +183,49 @@ static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t fi
     return m->w + (size_t)(out < m->n_out ? out : m->n_out - 1) * m->row_bytes;
 }
 
-#define PANEL_UNPACK_PLAIN(name)                                                                   \
-    static void panel_unpack_##name(struct panel *p, const struct kern_mul *m, uint32_t first_out, \
-                                    uint32_t first_block, int n_blocks) {                          \
-        for (int v = 0; v < 2; v++) {                                                              \
-            for (uint32_t lane = 0; lane < VI_LANES; lane++) {                                     \
-                uint32_t o = (uint32_t)v * VI_LANES + lane;                                        \
-                const struct name##_block *w =                                                     \
-                    (const struct name##_block *)(const void *)panel_weights(m, first_out, o) +    \
-                    first_block;                                                                   \
-                                                                                                   \
-                for (int b = 0; b < n_blocks; b++) {                                               \
-                    struct unpacked_block u;                                                       \
-                                                                                                   \
-                    unpack_##name(&w[b], &u);                                                      \
-                    (void)memcpy(p->bytes[lane] + b * QUANT_BLOCK, u.q, QUANT_BLOCK);              \
-                    p->d[b][o] = u.d;                                                              \
-                    p->m[b][o] = u.m;                                                              \
-                }                                                                                  \
-            }                                                                                      \
-            put_bytes_in_panel(p, v);                                                              \
-        }                                                                                          \
-    }
+static ALWAYS_INLINE void unpack_plain_panel(struct panel *p, const struct kern_mul *m,
+                                             struct wide_format f, uint32_t first_out,
+                                             uint32_t first_block, int n_blocks) {
+    for (int v = 0; v < 2; v++) {
+        for (uint32_t lane = 0; lane < VI_LANES; lane++) {
+            uint32_t o = (uint32_t)v * VI_LANES + lane;
+            const uint8_t *block = panel_weights(m, first_out, o) + first_block * f.block_bytes;
 
-#define PANEL_UNPACK_SUPER(name, sub)                                                              \
-    static void panel_unpack_##name(struct panel *p, const struct kern_mul *m, uint32_t first_out, \
-                                    uint32_t first_block, int n_blocks) {                          \
-        (void)n_blocks;                                                                            \
-        for (int v = 0; v < 2; v++) {                                                              \
-            for (uint32_t lane = 0; lane < VI_LANES; lane++) {                                     \
-                uint32_t o = (uint32_t)v * VI_LANES + lane;                                        \
-                const struct name##_block *w =                                                     \
-                    (const struct name##_block *)(const void *)panel_weights(m, first_out, o) +    \
-                    first_block;                                                                   \
-                struct unpacked_super u;                                                           \
-                                                                                                   \
-                unpack_##name(w, &u);                                                              \
-                (void)memcpy(p->bytes[lane], u.q, QUANT_SUPER);                                    \
-                p->d[0][o] = u.d;                                                                  \
-                p->m[0][o] = u.dmin;                                                               \
-                for (int j = 0; j < (sub); j++)                                                    \
-                    ((int32_t *)&p->scale[j][v])[lane] = u.scale[j * (16 / (sub))];                \
-                for (int j = 0; j < 8; j++)                                                        \
-                    (void)memcpy((int16_t *)&p->min[j][v] + 2 * lane, &u.min[2 * j], 4);           \
-            }                                                                                      \
-            put_bytes_in_panel(p, v);                                                              \
-        }                                                                                          \
-    }
+            for (int b = 0; b < n_blocks; b++) {
+                struct wide_plain w;
 
-typedef void panel_unpack_fn(struct panel *p, const struct kern_mul *m, uint32_t first_out,
-                             uint32_t first_block, int n_blocks);
+                f.plain(block + (size_t)b * f.block_bytes, &w);
+                _mm256_store_si256((__m256i *)(void *)(p->bytes[lane] + b * QUANT_BLOCK), w.q);
+                p->d[b][o] = w.d;
+                p->m[b][o] = w.m;
+            }
+        }
+        put_bytes_in_panel(p, v);
+    }
+}
+
+static ALWAYS_INLINE void unpack_super_panel(struct panel *p, const struct kern_mul *m,
+                                             struct wide_format f, uint32_t first_out,
+                                             uint32_t first_block) {
+    __m256i scale[VI_LANES], min[VI_LANES];
+
+    for (int v = 0; v < 2; v++) {
+        for (uint32_t lane = 0; lane < VI_LANES; lane++) {
+            uint32_t o = (uint32_t)v * VI_LANES + lane;
+            struct wide_super w;
+
+            f.super(panel_weights(m, first_out, o) + first_block * f.block_bytes, &w);
+            for (int j = 0; j < 4; j++)
+                _mm512_store_si512(p->bytes[lane] + 64 * j, w.q[j]);
+            scale[lane] = w.scale;
+            min[lane] = w.min;
+            p->d[0][o] = w.d;
+            p->m[0][o] = w.dmin;
+        }
+        put_bytes_in_panel(p, v);
+        put_scales_in_panel(p, scale, min, f.n_sub, f.has_min, v);
+    }
+}
 
 /* Sums of a panel's outputs for so many rows at a time; the scratch holds them and the panel. */
 #define PANEL_Y_ROWS 256
@@ -279,11 +266,34 @@ static inline uint32_t next_group(uint32_t n_left) {
     return (n_left + n_groups - 1) / n_groups;
 }
 
-typedef void panel_tiles_fn(const struct panel *p, const struct panel_rows *r, uint32_t n_rows,
-                            int n_blocks);
+/* All rows of a group, their number made a constant. */
+static ALWAYS_INLINE void tile(const struct panel *p, struct wide_format f,
+                               const struct panel_rows *r, uint32_t n_rows, int n_blocks) {
+    switch (n_rows) {
+#define TILE(n)                                                                                    \
+    if (f.super)                                                                                   \
+        tile_super(p, f, r, n);                                                                    \
+    else                                                                                           \
+        tile_plain(p, f, r, n, n_blocks);                                                          \
+    break
+    case 1:
+        TILE(1);
+    case 2:
+        TILE(2);
+    case 3:
+        TILE(3);
+    case 4:
+        TILE(4);
+    case 5:
+        TILE(5);
+    default:
+        TILE(6);
+#undef TILE
+    }
+}
 
-static void panel_mul(const struct kern_mul *m, panel_unpack_fn *unpack, panel_tiles_fn *tiles,
-                      uint32_t block, uint32_t sum_block) {
+static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f) {
+    uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, sum_block = f.super ? 16 : QUANT_BLOCK;
     struct panel_work *work = m->scratch;
     struct panel_rows r;
 
@@ -296,53 +306,17 @@ static void panel_mul(const struct kern_mul *m, panel_unpack_fn *unpack, panel_t
                 uint32_t n_k = m->x->k - k < PANEL_K ? m->x->k - k : PANEL_K;
                 int n_blocks = (int)(n_k / block);
 
-                unpack(&work->panel, m, out, k / block, n_blocks);
+                if (f.super)
+                    unpack_super_panel(&work->panel, m, f, out, k / block);
+                else
+                    unpack_plain_panel(&work->panel, m, f, out, k / block, n_blocks);
                 for (uint32_t at = 0, n; at < n_rows; at += n) {
                     n = next_group(n_rows - at);
                     set_rows(&r, m, work, row, at, n, k, block, sum_block);
-                    tiles(&work->panel, &r, n, n_blocks);
+                    tile(&work->panel, f, &r, n, n_blocks);
                 }
             }
             store_panel(m, work, out, row, n_rows);
         }
     }
 }
-
-#define TILE_PLAIN(n) tile_plain(p, f, r, n, n_blocks)
-#define TILE_SUPER(n) tile_super(p, f, r, n)
-
-#define PANEL_PLAIN(name, min)                                                                     \
-    PANEL_UNPACK_PLAIN(name)                                                                       \
-    static void panel_tiles_##name(const struct panel *p, const struct panel_rows *r,              \
-                                   uint32_t n_rows, int n_blocks) {                                \
-        const struct panel_format f = {.offset = OFFSET_##name, .has_min = (min)};                 \
-                                                                                                   \
-        PANEL_SWITCH(n_rows, TILE_PLAIN)                                                           \
-    }                                                                                              \
-    static void panel_mul_##name(const struct kern_mul *m) {                                       \
-        panel_mul(m, panel_unpack_##name, panel_tiles_##name, QUANT_BLOCK, QUANT_BLOCK);           \
-    }
-
-#define PANEL_SUPER(name, sub, min)                                                                \
-    PANEL_UNPACK_SUPER(name, sub)                                                                  \
-    static void panel_tiles_##name(const struct panel *p, const struct panel_rows *r,              \
-                                   uint32_t n_rows, int n_blocks) {                                \
-        const struct panel_format f = {.offset = OFFSET_##name, .n_sub = (sub), .has_min = (min)}; \
-                                                                                                   \
-        (void)n_blocks;                                                                            \
-        PANEL_SWITCH(n_rows, TILE_SUPER)                                                           \
-    }                                                                                              \
-    static void panel_mul_##name(const struct kern_mul *m) {                                       \
-        panel_mul(m, panel_unpack_##name, panel_tiles_##name, QUANT_SUPER, 16);                    \
-    }
-
-PANEL_PLAIN(q4_0, false)
-PANEL_PLAIN(q4_1, true)
-PANEL_PLAIN(q5_0, false)
-PANEL_PLAIN(q5_1, true)
-PANEL_PLAIN(q8_0, false)
-PANEL_SUPER(q2_k, 16, true)
-PANEL_SUPER(q3_k, 16, false)
-PANEL_SUPER(q4_k, 8, true)
-PANEL_SUPER(q5_k, 8, true)
-PANEL_SUPER(q6_k, 16, false)

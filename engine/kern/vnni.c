@@ -14,6 +14,8 @@ static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const 
     return (const int8_t *)(m->x->data + row * m->x->stride);
 }
 
+#include "engine/kern/wide-avx512.inc.c"
+
 #include "engine/kern/gemv-vnni.inc.c"
 #include "engine/kern/panel.inc.c"
 
@@ -23,9 +25,9 @@ static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const 
 #define MUL(name)                                                                                  \
     static void mul_##name(const struct kern_mul *m) {                                             \
         if (m->n_rows < PANEL_ROWS_MIN)                                                            \
-            gemv_##name(m);                                                                        \
+            gemv(m, wide_format_##name);                                                           \
         else                                                                                       \
-            panel_mul_##name(m);                                                                   \
+            panel_mul(m, wide_format_##name);                                                      \
     }
 
 MUL(q4_0)

@@ -1,0 +1,433 @@
+/*
+ * build/bench: how fast a model file runs here, and what share of the machine's limits that is.
+ *
+ * Prefill: tokens a second from an empty cache to the first sampled token. Decode: tokens a second
+ * of one sequence after so many positions of context. Batch: tokens a second of B sequences that
+ * decode together. Each figure is the median of --repeat runs. The roofs are measured first
+ * (roof.h); the share of a decode is bytes that had to be read against the read bandwidth, that of
+ * a prefill the multiply-adds against the int8 peak, and that of a batch is taken against whichever
+ * binds.
+ */
+#include "base/alloc.h"
+#include "base/macro.h"
+#include "engine/engine.h"
+#include "tests/bench/roof.h"
+
+#include <getopt.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#define LIST_MAX   16
+#define REPEAT_MAX 64
+
+struct list {
+    uint32_t values[LIST_MAX];
+    size_t n;
+};
+
+struct arguments {
+    const char *model, *isa;
+    unsigned n_threads, n_repeat;
+    struct list prefill, context, batch;
+    uint32_t n_decode, n_rows_max;
+    enum gk_kv_type kv_type;
+    bool json;
+};
+
+struct bench {
+    const struct arguments *arguments;
+    GkPool *pool;
+    GkEngine *engine;
+    const struct gk_model_info *info;
+    struct roofs roofs;
+    double load_seconds;
+    uint32_t n_done; /* seeds the prompts, so that no two runs have the same tokens */
+};
+
+static double now(void) {
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+_Noreturn static void die(const char *what, const Error *error) {
+    (void)fprintf(stderr, "bench: %s%s%s\n", what, error ? ": " : "", error ? error->text : "");
+    exit(1);
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t n) {
+    qsort(values, n, sizeof(*values), compare_doubles);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+/* ---- what the roofs allow ---- */
+
+/* Expected share of the experts that n independent tokens touch. */
+static double expert_share(const struct gk_model_info *info, double n) {
+    double used;
+
+    if (info->n_experts == 0)
+        return 1;
+    used = (double)info->n_experts_used / info->n_experts;
+    return (1 - pow(1 - used, n));
+}
+
+/* Bytes of weights read in a step of n rows with different tokens. */
+static double step_bytes(const struct gk_model_info *info, double n) {
+    double active = (double)info->n_active_bytes, expert_parameters, expert_bytes;
+
+    if (info->n_experts == 0)
+        return active;
+    expert_parameters = (double)info->n_parameters_per_expert * info->n_experts_used;
+    expert_bytes = active * expert_parameters / (double)info->n_parameters_active;
+    return active - expert_bytes +
+           expert_bytes * expert_share(info, n) * info->n_experts / info->n_experts_used;
+}
+
+/* Operations of one row; the output head runs only where a token is sampled. */
+static double row_ops(const struct gk_model_info *info, bool with_head) {
+    double head = (double)info->n_vocab * info->n_embd;
+
+    return 2 * ((double)info->n_parameters_active - (with_head ? 0 : head));
+}
+
+static double step_seconds_at_roof(const struct bench *b, double n_rows, double context) {
+    double bytes =
+        step_bytes(b->info, n_rows) + n_rows * context * (double)b->info->n_kv_bytes_per_token;
+    double ops = n_rows * row_ops(b->info, true);
+
+    return MAX(bytes / b->roofs.read_bytes_per_second,
+               b->roofs.int8_ops_per_second > 0 ? ops / b->roofs.int8_ops_per_second : 0);
+}
+
+/* ---- runs ---- */
+
+static GkSeq *make_sequence(struct bench *b, uint32_t n_prompt, uint32_t n_generate) {
+    CLEANUP(freep) int32_t *tokens = alloc_array(n_prompt, sizeof(*tokens));
+    struct gk_params params = gk_params_default();
+    Error error = ERROR_INIT;
+    GkSeq *seq;
+
+    if (!tokens)
+        die("out of memory", NULL);
+    /* The router sees something new each time: a fixed stride through the vocabulary, moved on. */
+    for (uint32_t i = 0; i < n_prompt; i++)
+        tokens[i] = (int32_t)((i * 7919ull + b->n_done * 104729ull + 13) % b->info->n_vocab);
+    b->n_done++;
+    params.n_tokens_max = n_generate;
+    params.ignore_eos = true;
+    if (gk_seq_new(&seq, b->engine, tokens, n_prompt, &params, &error) != 0)
+        die("can't make a sequence", &error);
+    return seq;
+}
+
+static void step(struct bench *b, GkSeq **seqs, uint32_t n_seqs) {
+    struct gk_plan_row rows[256];
+    struct gk_result results[256];
+    uint32_t budget = b->info->n_rows_max, n = 0;
+
+    for (uint32_t i = 0; i < n_seqs && budget > 0; i++) {
+        uint32_t pending = (uint32_t)MIN(gk_seq_n_pending(seqs[i]), (size_t)budget);
+
+        if (pending == 0)
+            continue;
+        rows[n++] = (struct gk_plan_row){.seq = seqs[i], .n_rows = pending};
+        budget -= pending;
+    }
+    if (gk_step(b->engine, &(struct gk_plan){.rows = rows, .n = n}, results) != 0)
+        die("the model file failed", NULL);
+}
+
+static double run_prefill(struct bench *b, uint32_t n) {
+    CLEANUP(gk_seq_freep) GkSeq *seq = make_sequence(b, n, 1);
+    double begin = now();
+
+    while (gk_seq_n_pending(seq) > 0)
+        step(b, &seq, 1);
+    return n / (now() - begin);
+}
+
+/* n_seqs sequences decode n tokens each after `context` positions. */
+static double run_decode(struct bench *b, uint32_t n_seqs, uint32_t context, uint32_t n) {
+    GkSeq *seqs[256];
+    double seconds;
+
+    for (uint32_t i = 0; i < n_seqs; i++) {
+        seqs[i] = make_sequence(b, MAX(context, 1u), n + 2);
+        while (gk_seq_n_pending(seqs[i]) > 1 || context == 0) {
+            step(b, &seqs[i], 1);
+            if (gk_seq_n_pending(seqs[i]) <= 1)
+                break;
+        }
+    }
+    step(b, seqs, n_seqs); /* caches and clocks are warm */
+    seconds = now();
+    for (uint32_t i = 0; i < n; i++)
+        step(b, seqs, n_seqs);
+    seconds = now() - seconds;
+    for (uint32_t i = 0; i < n_seqs; i++)
+        (void)gk_seq_free(seqs[i]);
+    return (double)n_seqs * n / seconds;
+}
+
+static uint64_t resident_bytes(const char *which) {
+    FILE *f = fopen("/proc/self/status", "re");
+    unsigned long long kib = 0;
+    char line[256];
+
+    if (!f)
+        return 0;
+    while (fgets(line, sizeof(line), f))
+        if (strncmp(line, which, strlen(which)) == 0)
+            kib = strtoull(line + strlen(which), NULL, 10);
+    (void)fclose(f);
+    return kib * 1024;
+}
+
+/* ---- output ---- */
+
+static void add_row(const struct bench *b, json_t *rows, const char *key, uint32_t value,
+                    double rate, double roof) {
+    json_array_append_new(rows, json_pack("{s:I, s:f, s:f}", key, (json_int_t)value,
+                                          "tokens_per_second", rate, "share_of_roof", rate / roof));
+    if (!b->arguments->json)
+        (void)printf("  %-10s %6u   %9.2f tokens/s   %5.1f %% of the roof\n", key, value, rate,
+                     100 * rate / roof);
+    (void)fflush(stdout);
+}
+
+static json_t *bench_prefill(struct bench *b) {
+    json_t *rows = json_array();
+    double values[REPEAT_MAX];
+
+    for (size_t i = 0; i < b->arguments->prefill.n; i++) {
+        uint32_t n = b->arguments->prefill.values[i];
+
+        for (unsigned r = 0; r < b->arguments->n_repeat; r++)
+            values[r] = run_prefill(b, n);
+        add_row(b, rows, "tokens", n, median(values, b->arguments->n_repeat),
+                b->roofs.int8_ops_per_second / row_ops(b->info, false));
+    }
+    return rows;
+}
+
+static json_t *bench_decode(struct bench *b) {
+    json_t *rows = json_array();
+    double values[REPEAT_MAX];
+
+    for (size_t i = 0; b->arguments->n_decode > 0 && i < b->arguments->context.n; i++) {
+        uint32_t context = b->arguments->context.values[i];
+
+        for (unsigned r = 0; r < b->arguments->n_repeat; r++)
+            values[r] = run_decode(b, 1, context, b->arguments->n_decode);
+        add_row(b, rows, "context", context, median(values, b->arguments->n_repeat),
+                1 / step_seconds_at_roof(b, 1, context));
+    }
+    return rows;
+}
+
+static json_t *bench_batch(struct bench *b) {
+    json_t *rows = json_array();
+    double values[REPEAT_MAX];
+
+    for (size_t i = 0; i < b->arguments->batch.n; i++) {
+        uint32_t n = b->arguments->batch.values[i];
+
+        for (unsigned r = 0; r < b->arguments->n_repeat; r++)
+            values[r] = run_decode(b, n, 8, MAX(b->arguments->n_decode, 4u));
+        add_row(b, rows, "sequences", n, median(values, b->arguments->n_repeat),
+                n / step_seconds_at_roof(b, n, 8));
+    }
+    return rows;
+}
+
+static void print_head(const struct bench *b) {
+    const struct gk_model_info *i = b->info;
+
+    (void)printf("%s: %s, %u layers, %s, %.2f GB\n", b->arguments->model, i->architecture,
+                 i->n_layers, i->weight_types, (double)i->n_file_bytes / 1e9);
+    (void)printf("%u threads, %s; roofs: %.1f GB/s read, %.3f TOPS int8, %.3f TFLOPS f32; loaded "
+                 "in %.2f s\n",
+                 b->roofs.n_threads, i->isa, b->roofs.read_bytes_per_second / 1e9,
+                 b->roofs.int8_ops_per_second / 1e12, b->roofs.f32_ops_per_second / 1e12,
+                 b->load_seconds);
+}
+
+static int run(struct bench *b) {
+    json_t *prefill, *decode, *batch, *all;
+    int r = 0;
+
+    if (!b->arguments->json)
+        print_head(b);
+    prefill = bench_prefill(b);
+    decode = bench_decode(b);
+    batch = bench_batch(b);
+    all = json_pack(
+        "{s:s, s:s, s:s, s:{s:i, s:f, s:f, s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I, s:I}}", "model",
+        b->arguments->model, "weight_types", b->info->weight_types, "instruction_set", b->info->isa,
+        "roofs", "threads", (int)b->roofs.n_threads, "read_bytes_per_second",
+        b->roofs.read_bytes_per_second, "int8_ops_per_second", b->roofs.int8_ops_per_second,
+        "f32_ops_per_second", b->roofs.f32_ops_per_second, "load_seconds", b->load_seconds,
+        "prefill", prefill, "decode", decode, "batch", batch, "memory", "file_bytes",
+        (json_int_t)b->info->n_file_bytes, "resident_bytes", (json_int_t)resident_bytes("VmRSS:"),
+        "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon:"));
+    if (b->arguments->json) {
+        r = json_dumpf(all, stdout, JSON_COMPACT);
+        (void)putchar('\n');
+    } else {
+        (void)printf("  memory: %.0f MB besides the mapped file\n",
+                     (double)resident_bytes("RssAnon:") / 1e6);
+    }
+    json_decref(all);
+    return r == 0 && fflush(stdout) == 0 ? 0 : 1;
+}
+
+/* ---- command line ---- */
+
+static int usage(FILE *to, int code) {
+    (void)fprintf(to,
+                  "Usage: bench --model FILE [--threads N] [--prefill 512,...] [--decode N]\n"
+                  "             [--context 0,2048,...] [--batch 1,8,...] [--repeat N] [--rows N]\n"
+                  "             [--isa NAME] [--kv f16|f32] [--json]\n");
+    return code;
+}
+
+static int parse_list(const char *text, struct list *ret) {
+    ret->n = 0;
+    for (const char *at = text; *at != '\0';) {
+        char *end;
+        unsigned long v = strtoul(at, &end, 10);
+
+        if (end == at || v > 1u << 20 || ret->n == LIST_MAX || (*end != ',' && *end != '\0'))
+            return -1;
+        ret->values[ret->n++] = (uint32_t)v;
+        at = *end == ',' ? end + 1 : end;
+    }
+    return 0;
+}
+
+static int parse_kv(const char *text, enum gk_kv_type *ret) {
+    if (strcmp(text, "f16") != 0 && strcmp(text, "f32") != 0)
+        return -1;
+    *ret = strcmp(text, "f32") == 0 ? GK_KV_F32 : GK_KV_F16;
+    return 0;
+}
+
+static int parse_arguments(int argc, char **argv, struct arguments *a) {
+    static const struct option options[] = {
+        {"model", required_argument, NULL, 'm'},   {"threads", required_argument, NULL, 't'},
+        {"prefill", required_argument, NULL, 'p'}, {"decode", required_argument, NULL, 'd'},
+        {"context", required_argument, NULL, 'c'}, {"batch", required_argument, NULL, 'b'},
+        {"repeat", required_argument, NULL, 'r'},  {"rows", required_argument, NULL, 'R'},
+        {"isa", required_argument, NULL, 'i'},     {"kv", required_argument, NULL, 'k'},
+        {"json", no_argument, NULL, 'j'},          {NULL, 0, NULL, 0},
+    };
+    int c, r = 0;
+
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1 && r == 0) {
+        switch (c) {
+        case 'm':
+            a->model = optarg;
+            break;
+        case 't':
+            a->n_threads = (unsigned)atoi(optarg);
+            break;
+        case 'p':
+            r = parse_list(optarg, &a->prefill);
+            break;
+        case 'd':
+            a->n_decode = (uint32_t)atoi(optarg);
+            break;
+        case 'c':
+            r = parse_list(optarg, &a->context);
+            break;
+        case 'b':
+            r = parse_list(optarg, &a->batch);
+            break;
+        case 'r':
+            a->n_repeat = (unsigned)atoi(optarg);
+            break;
+        case 'R':
+            a->n_rows_max = (uint32_t)atoi(optarg);
+            break;
+        case 'i':
+            a->isa = optarg;
+            break;
+        case 'k':
+            r = parse_kv(optarg, &a->kv_type);
+            break;
+        case 'j':
+            a->json = true;
+            break;
+        default:
+            r = -1;
+            break;
+        }
+    }
+    for (size_t i = 0; i < a->batch.n; i++)
+        r |= a->batch.values[i] == 0 || a->batch.values[i] > 256 ? -1 : 0;
+    return r != 0 || !a->model || optind != argc || a->n_repeat == 0 || a->n_repeat > REPEAT_MAX
+               ? -1
+               : 0;
+}
+
+static uint32_t positions_needed(const struct arguments *a) {
+    uint64_t most = 64, one;
+
+    for (size_t i = 0; i < a->prefill.n; i++)
+        most = MAX(most, (uint64_t)a->prefill.values[i] + 64);
+    for (size_t i = 0; i < a->context.n; i++)
+        most = MAX(most, (uint64_t)a->context.values[i] + a->n_decode + 64);
+    for (size_t i = 0; i < a->batch.n; i++) {
+        one = (8 + MAX(a->n_decode, 4u) + 2 + 63) / 64 * 64;
+        most = MAX(most, one * a->batch.values[i]);
+    }
+    return (uint32_t)most;
+}
+
+int main(int argc, char **argv) {
+    struct arguments a = {
+        .n_repeat = 3, .n_decode = 16, .prefill = {{512}, 1}, .context = {{0}, 1}};
+    struct bench b = {.arguments = &a};
+    struct gk_options options;
+    Error error = ERROR_INIT;
+    int r;
+
+    if (parse_arguments(argc, argv, &a) != 0)
+        return usage(stderr, 2);
+    if (gk_pool_new(&b.pool, a.n_threads, &error) != 0)
+        die("can't start threads", &error);
+    b.roofs = roofs_measure(gk_pool_n_threads(b.pool));
+    options = (struct gk_options){
+        .path = a.model,
+        .pool = b.pool,
+        .isa = a.isa,
+        .kv_type = a.kv_type,
+        .n_rows_max = a.n_rows_max,
+        .n_sequences_max = 256,
+        .preload = true,
+    };
+    b.load_seconds = now();
+    if (gk_engine_open(&b.engine, &options, &error) != 0)
+        die("can't load the model", &error);
+    b.load_seconds = now() - b.load_seconds;
+    b.info = gk_engine_info(b.engine);
+    if (positions_needed(&a) > b.info->n_context_max)
+        (void)fprintf(stderr, "bench: note: the runs need %u positions, the cache holds %u\n",
+                      positions_needed(&a), b.info->n_context_max);
+    r = run(&b);
+    b.engine = gk_engine_close(b.engine);
+    b.pool = gk_pool_free(b.pool);
+    return r;
+}
