@@ -171,7 +171,7 @@ C_TESTS := $(unit_base_TESTS) $(unit_engine_TESTS) $(unit_proto_TESTS) $(unit_cl
            $(unit_daemon_TESTS) $(e2e_TESTS)
 util_OBJ := $(call obj,tests/util/test.c tests/util/temp.c tests/util/gguf-write.c)
 
-tests-build: $(call under,$(C_TESTS) $(tool_TESTS))
+tests-build: $(call under,$(C_TESTS) $(tool_TESTS)) $(BUILD)/bench $(BUILD)/make-model
 
 $(call under,$(C_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(util_OBJ)
 $(call under,$(tool_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o
@@ -192,6 +192,16 @@ $(call under,$(e2e_TESTS)): test_LIBS := -L$(BUILD) -lgrokd -Wl,-rpath,'$$ORIGIN
 $(call under,$(C_TESTS) $(tool_TESTS)):
 	$(call say,LINK,$@)
 	$(link) $(test_LIBS) $(LDLIBS)
+
+# Measuring: bench a model file, and make one of random weights at real shapes.
+$(BUILD)/bench: $(call obj,tests/bench/bench.c tests/bench/roof.c) $(engine_OBJ)
+$(BUILD)/make-model: $(call obj,tests/bench/make-model.c tests/util/gguf-write.c) $(engine_OBJ)
+$(BUILD)/bench $(BUILD)/make-model:
+	$(call say,LINK,$@)
+	$(link) $(engine_LIBS) $(call pkg_libs,jansson) $(LDLIBS)
+
+bench: $(BUILD)/bench $(BUILD)/make-model
+	@GROKD_BUILD=$(BUILD) tests/bench/run
 
 # The same tree again with ASan and UBSan, under $(BUILD)/asan.
 asan_MAKE  = $(MAKE) $(jobs) BUILD=$(BUILD)/asan SANITIZE=address,undefined
@@ -297,6 +307,7 @@ help:
 ## make test        the tests of the normal build alone
 ## make asan        the tests under ASan and UBSan alone
 ## make fuzz        each parser under libFuzzer for FUZZ_SECONDS (60), needs clang
+## make bench       speeds of random-weight models at real shapes, and their share of the machine's limits
 ## make lint        layers, headers, formatting, clang-tidy, shellcheck, manual pages
 ## make format      clang-format every source file
 ## make install     to PREFIX (/usr/local) and SYSCONFDIR (/etc), below DESTDIR
@@ -307,7 +318,7 @@ clean:
 	rm -rf $(BUILD)
 
 .FORCE:
-.PHONY: all tests-build check test demo asan fuzz fuzz-build lint generated flags format install \
+.PHONY: all tests-build bench check test demo asan fuzz fuzz-build lint generated flags format install \
         uninstall help clean .FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
