@@ -201,7 +201,7 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct wide_format
         }
         for (int i = 0; i < n_rows; i++)
             _mm512_mask_storeu_ps(m->y + (first + (uint32_t)i) * m->y_stride + g.out,
-                                  v16_first(g.n), y[i]);
+                                  (__mmask16)((1u << g.n) - 1), y[i]);
     }
 }
 

@@ -20,7 +20,7 @@
 #define PANEL_K     256
 #define PANEL_STEPS (PANEL_K / 4)
 
-struct panel {
+struct weight_panel {
     vi w[PANEL_STEPS][2];
     vi scale[16][2]; /* super-blocks: int32 of each sub-block */
     vi min[16][2];   /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub / 2 */
@@ -46,8 +46,8 @@ static inline vi broadcast_bytes(const void *p) {
 }
 
 /* One sub-block's `n_steps` of four k into dot, which is begun here. */
-static ALWAYS_INLINE void dot_steps(const struct panel *p, int first_step, int n_steps, int offset,
-                                    const struct panel_rows *r, int n_rows, int i_sum,
+static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, int first_step, int n_steps,
+                                    int offset, const struct panel_rows *r, int n_rows, int i_sum,
                                     vi dot[PANEL_ROWS][2]) {
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
@@ -66,7 +66,7 @@ static ALWAYS_INLINE void dot_steps(const struct panel *p, int first_step, int n
     }
 }
 
-static ALWAYS_INLINE void tile_plain(const struct panel *p, struct wide_format f,
+static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_format f,
                                      const struct panel_rows *r, int n_rows, int n_blocks) {
     vf y[PANEL_ROWS][2];
     vi dot[PANEL_ROWS][2];
@@ -99,7 +99,7 @@ static ALWAYS_INLINE void tile_plain(const struct panel *p, struct wide_format f
     }
 }
 
-static ALWAYS_INLINE void tile_super(const struct panel *p, struct wide_format f,
+static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_format f,
                                      const struct panel_rows *r, int n_rows) {
     vi sum[PANEL_ROWS][2], dot[PANEL_ROWS][2];
     int n_steps = PANEL_STEPS / f.n_sub;
@@ -150,15 +150,15 @@ static ALWAYS_INLINE void tile_super(const struct panel *p, struct wide_format f
 /* ---- unpacking ---- */
 
 /* The bytes of VI_LANES outputs become columns of vector v. */
-static inline void put_bytes_in_panel(struct panel *p, int v) {
+static inline void put_bytes_in_panel(struct weight_panel *p, int v) {
     for (int at = 0; at < PANEL_STEPS; at += VI_LANES)
         vi_transpose(p->bytes[0] + 4 * at, PANEL_K, &p->w[at][v], 2);
 }
 
 /* Scales become int32 lanes, mins pairs of int16. A sub-block of 32 has both twice: one of the two
  * is kept. */
-static inline void put_scales_in_panel(struct panel *p, const __m256i *scale, const __m256i *min,
-                                       int n_sub, bool has_min, int v) {
+static inline void put_scales_in_panel(struct weight_panel *p, const __m256i *scale,
+                                       const __m256i *min, int n_sub, bool has_min, int v) {
     vi columns[VI_LANES];
 
     for (int lane = 0; lane < VI_LANES; lane++)
@@ -183,7 +183,7 @@ static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t fi
     return m->w + (size_t)(out < m->n_out ? out : m->n_out - 1) * m->row_bytes;
 }
 
-static ALWAYS_INLINE void unpack_plain_panel(struct panel *p, const struct kern_mul *m,
+static ALWAYS_INLINE void unpack_plain_panel(struct weight_panel *p, const struct kern_mul *m,
                                              struct wide_format f, uint32_t first_out,
                                              uint32_t first_block, int n_blocks) {
     for (int v = 0; v < 2; v++) {
@@ -204,7 +204,7 @@ static ALWAYS_INLINE void unpack_plain_panel(struct panel *p, const struct kern_
     }
 }
 
-static ALWAYS_INLINE void unpack_super_panel(struct panel *p, const struct kern_mul *m,
+static ALWAYS_INLINE void unpack_super_panel(struct weight_panel *p, const struct kern_mul *m,
                                              struct wide_format f, uint32_t first_out,
                                              uint32_t first_block) {
     __m256i scale[VI_LANES], min[VI_LANES];
@@ -230,7 +230,7 @@ static ALWAYS_INLINE void unpack_super_panel(struct panel *p, const struct kern_
 /* Sums of a panel's outputs for so many rows at a time; the scratch holds them and the panel. */
 #define PANEL_Y_ROWS 256
 struct panel_work {
-    struct panel panel;
+    struct weight_panel panel;
     _Alignas(64) float y[PANEL_Y_ROWS][PANEL_OUT];
 };
 _Static_assert(sizeof(struct panel_work) <= KERN_SCRATCH_BYTES,
@@ -267,7 +267,7 @@ static inline uint32_t next_group(uint32_t n_left) {
 }
 
 /* All rows of a group, their number made a constant. */
-static ALWAYS_INLINE void tile(const struct panel *p, struct wide_format f,
+static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format f,
                                const struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     switch (n_rows) {
 #define TILE(n)                                                                                    \
