@@ -139,12 +139,15 @@ struct records {
 };
 
 static void add_tensor(struct maker *m, struct records *r, enum kern_type type, uint64_t k,
-                       uint64_t n_out, uint64_t n_matrices, const char *format, uint32_t i_layer) {
+                       uint64_t n_out, uint64_t n_matrices, const char *suffix, int i_layer) {
     uint64_t dims[3] = {k, n_out, n_matrices};
     struct gguf_tensor *t;
     char name[64];
 
-    (void)snprintf(name, sizeof(name), format, i_layer);
+    if (i_layer < 0)
+        (void)snprintf(name, sizeof(name), "%s", suffix);
+    else
+        (void)snprintf(name, sizeof(name), "blk.%d.%s", i_layer, suffix);
     t = gguf_writer_tensor(m->writer, name, kern_types[type].gguf_id,
                            n_matrices > 1 ? 3
                            : n_out > 1    ? 2
@@ -157,26 +160,26 @@ static void add_tensor(struct maker *m, struct records *r, enum kern_type type, 
     m->offset += (r->list[r->n++].n_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static void add_layer(struct maker *m, struct records *r, uint32_t i) {
+static void add_layer(struct maker *m, struct records *r, int i) {
     const struct shape *s = m->shape;
     bool grok = strcmp(s->architecture, "grok") == 0;
     uint64_t n_q = (uint64_t)s->n_heads * s->head_size,
              n_kv = (uint64_t)s->n_kv_heads * s->head_size;
 
-    add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "blk.%u.attn_norm.weight", i);
-    add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "blk.%u.ffn_norm.weight", i);
+    add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "attn_norm.weight", i);
+    add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "ffn_norm.weight", i);
     if (grok) {
-        add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "blk.%u.attn_output_norm.weight", i);
-        add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "blk.%u.layer_output_norm.weight", i);
+        add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "attn_output_norm.weight", i);
+        add_tensor(m, r, KERN_F32, s->n_embd, 1, 1, "layer_output_norm.weight", i);
     }
-    add_tensor(m, r, m->type, s->n_embd, n_q, 1, "blk.%u.attn_q.weight", i);
-    add_tensor(m, r, m->type, s->n_embd, n_kv, 1, "blk.%u.attn_k.weight", i);
-    add_tensor(m, r, m->type, s->n_embd, n_kv, 1, "blk.%u.attn_v.weight", i);
-    add_tensor(m, r, m->type, n_q, s->n_embd, 1, "blk.%u.attn_output.weight", i);
-    add_tensor(m, r, KERN_F32, s->n_embd, 8, 1, "blk.%u.ffn_gate_inp.weight", i);
-    add_tensor(m, r, m->type, s->n_embd, s->n_ff, 8, "blk.%u.ffn_gate_exps.weight", i);
-    add_tensor(m, r, m->type, s->n_embd, s->n_ff, 8, "blk.%u.ffn_up_exps.weight", i);
-    add_tensor(m, r, m->type, s->n_ff, s->n_embd, 8, "blk.%u.ffn_down_exps.weight", i);
+    add_tensor(m, r, m->type, s->n_embd, n_q, 1, "attn_q.weight", i);
+    add_tensor(m, r, m->type, s->n_embd, n_kv, 1, "attn_k.weight", i);
+    add_tensor(m, r, m->type, s->n_embd, n_kv, 1, "attn_v.weight", i);
+    add_tensor(m, r, m->type, n_q, s->n_embd, 1, "attn_output.weight", i);
+    add_tensor(m, r, KERN_F32, s->n_embd, 8, 1, "ffn_gate_inp.weight", i);
+    add_tensor(m, r, m->type, s->n_embd, s->n_ff, 8, "ffn_gate_exps.weight", i);
+    add_tensor(m, r, m->type, s->n_embd, s->n_ff, 8, "ffn_up_exps.weight", i);
+    add_tensor(m, r, m->type, s->n_ff, s->n_embd, 8, "ffn_down_exps.weight", i);
 }
 
 /* Where a block's halves lie (scale, then min), and how large they are for weights of about ±0.02.
@@ -312,12 +315,12 @@ int main(int argc, char **argv) {
     m.n_layers = m.n_layers ? m.n_layers : m.shape->n_layers;
     m.writer = gguf_writer_new();
     add_metadata(&m);
-    add_tensor(&m, &r, m.type, m.shape->n_embd, m.shape->n_vocab, 1, "token_embd.weight", 0);
-    add_tensor(&m, &r, KERN_F32, m.shape->n_embd, 1, 1, "output_norm.weight", 0);
+    add_tensor(&m, &r, m.type, m.shape->n_embd, m.shape->n_vocab, 1, "token_embd.weight", -1);
+    add_tensor(&m, &r, KERN_F32, m.shape->n_embd, 1, 1, "output_norm.weight", -1);
     if (strcmp(m.shape->architecture, "grok") != 0)
-        add_tensor(&m, &r, m.type, m.shape->n_embd, m.shape->n_vocab, 1, "output.weight", 0);
+        add_tensor(&m, &r, m.type, m.shape->n_embd, m.shape->n_vocab, 1, "output.weight", -1);
     for (uint32_t i = 0; i < m.n_layers; i++)
-        add_layer(&m, &r, i);
+        add_layer(&m, &r, (int)i);
     write_file(&m, &r, argv[optind]);
     gguf_writer_free(m.writer);
     return 0;
