@@ -1,0 +1,35 @@
+// Prefill and decode speed of llama.cpp, by way of npm's node-llama-cpp: one JSON line.
+//
+//   node llama-cpp.mjs MODEL THREADS N_PREFILL N_DECODE      (run where node-llama-cpp is installed)
+import {createRequire} from "node:module";
+import {pathToFileURL} from "node:url";
+
+const require = createRequire(process.cwd() + "/");
+const {getLlama} = await import(pathToFileURL(require.resolve("node-llama-cpp")).href);
+const [model_path, threads, n_prefill, n_decode] = process.argv.slice(2).map((a, i) => (i ? Number(a) : a));
+
+const llama = await getLlama({gpu: false, build: "never", logLevel: "error", maxThreads: threads});
+const model = await llama.loadModel({modelPath: model_path, useMmap: true});
+const context = await model.createContext({
+    contextSize: n_prefill + n_decode + 64, batchSize: Math.max(n_prefill, 1), threads, flashAttention: false,
+});
+
+async function tokens_per_second(n, run) {
+    const begin = process.hrtime.bigint();
+    await run();
+    return n / (Number(process.hrtime.bigint() - begin) / 1e9);
+}
+
+const prompt = Array.from({length: n_prefill}, (_, i) => 300 + ((i * 7919) % 20000));
+const sequence = context.getSequence();
+await sequence.evaluateWithoutGeneratingNewTokens(prompt.slice(0, 8)); // pages and threads are warm
+await sequence.clearHistory();
+const prefill = await tokens_per_second(n_prefill, () => sequence.evaluateWithoutGeneratingNewTokens(prompt));
+await sequence.clearHistory();
+await sequence.evaluateWithoutGeneratingNewTokens(prompt.slice(0, 8));
+const decode = await tokens_per_second(n_decode, async () => {
+    for (let i = 0; i < n_decode; i++)
+        await sequence.evaluateWithoutGeneratingNewTokens([300 + i]);
+});
+console.log(JSON.stringify({prefill, decode}));
+process.exit(0);

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Compares grokd with its peers on one GGUF file, in alternating runs, and prints medians and ratios.
+
+    tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
+                         [--node DIR] [--ik DIR] [--build build]
+
+--node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
+--ik: a folder that holds a natively built ik_llama.cpp's llama-bench.
+A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it misleads every program.
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def run(command, cwd=None):
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def grokd(a):
+    out = json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), "--prefill",
+                          str(a.prefill), "--decode", str(a.decode), "--repeat", "1", "--json"]))
+    return {"prefill": out["prefill"][0]["tokens_per_second"], "decode": out["decode"][0]["tokens_per_second"],
+            "prefill_share": out["prefill"][0]["share_of_roof"], "decode_share": out["decode"][0]["share_of_roof"]}
+
+
+def llama_cpp(a):
+    script = str(HERE / "llama-cpp.mjs")
+    out = run(["node", script, os.path.abspath(a.model), str(a.threads), str(a.prefill), str(a.decode)], cwd=a.node)
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def ik_llama_cpp(a):
+    out = json.loads(run([f"{a.ik}/llama-bench", "-m", a.model, "-t", str(a.threads), "-p", str(a.prefill), "-n",
+                          str(a.decode), "-r", "1", "-fa", "1", "-o", "json"]))
+    speed = {bool(row["n_prompt"]): row["avg_ts"] for row in out}
+    return {"prefill": speed[True], "decode": speed[False]}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model")
+    for name, default in [("threads", 2), ("prefill", 512), ("decode", 16), ("repeat", 3)]:
+        p.add_argument(f"--{name}", type=int, default=default)
+    p.add_argument("--node")
+    p.add_argument("--ik")
+    p.add_argument("--build", default="build")
+    a = p.parse_args()
+    programs = {"grokd": grokd}
+    if a.node:
+        programs["llama.cpp"] = llama_cpp
+    if a.ik:
+        programs["ik_llama.cpp"] = ik_llama_cpp
+    seen = {name: [] for name in programs}
+    for i in range(a.repeat):
+        for name, measure in programs.items():
+            seen[name].append(measure(a))
+            print(f"# run {i + 1}, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
+    median = {name: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for name, rows in seen.items()}
+    ours = median["grokd"]
+    print(f"{'':14} {'prefill':>9} {'ratio':>6}   {'decode':>9} {'ratio':>6}")
+    for name, m in median.items():
+        print(f"{name:14} {m['prefill']:9.1f} {ours['prefill'] / m['prefill']:6.2f}   "
+              f"{m['decode']:9.2f} {ours['decode'] / m['decode']:6.2f}")
+    print(f"grokd's share of the roof: prefill {ours['prefill_share']:.0%}, decode {ours['decode_share']:.0%}")
+
+
+if __name__ == "__main__":
+    main()
