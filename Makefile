@@ -33,7 +33,7 @@ unit_client_TESTS := unit/client-client
 unit_daemon_TESTS :=
 e2e_TESTS         :=
 # Programs for measuring, used by tests: the engine's side only.
-tool_TESTS        := logits tokens
+tool_TESTS        := logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
 fuzz_TESTS        := fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.

@@ -178,6 +178,8 @@ void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run,
                      (size_t)group * s->head_size * sizeof(float));
     for (uint32_t begin = 0; begin < n_visible; begin += KV_PAGE_POSITIONS) {
         uint32_t page = pages[begin / KV_PAGE_POSITIONS];
+        bool more = begin + KV_PAGE_POSITIONS < n_visible;
+        uint32_t next = more ? pages[begin / KV_PAGE_POSITIONS + 1] : 0;
 
         first = first_that_sees(rows, run, begin, seen);
         e->kern->attend_page(&(struct kern_attend){
@@ -191,6 +193,8 @@ void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run,
             .head_size = s->head_size,
             .k = kv_keys(&e->kv, page, i_layer, i_kv_head),
             .v = kv_values(&e->kv, page, i_layer, i_kv_head),
+            .next_k = more ? kv_keys(&e->kv, next, i_layer, i_kv_head) : NULL,
+            .next_v = more ? kv_values(&e->kv, next, i_layer, i_kv_head) : NULL,
             .f32 = e->kv.type == GK_KV_F32,
             .n_positions = seen + first,
             .cap = e->manifest.attention_cap,

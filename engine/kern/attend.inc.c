@@ -9,11 +9,42 @@
 #define PAGE_COLUMNS    KERN_PAGE_POSITIONS
 #define PAGE_VALUES_MAX (KERN_SCRATCH_BYTES / sizeof(float) / 2) /* half the scratch: one side */
 
+/*
+ * What the next call will read, brought to the second-level cache while this one computes: 32
+ * bytes for each vector of a tile's width and each t, so that the first rows' tiles get through it
+ * just in time. (All at once, before the tiles, gained nothing.)
+ */
+struct ahead {
+    const char *at;
+    size_t n_left; /* bytes */
+};
+#define AHEAD_BYTES 32
+
+static inline struct ahead ahead_of(const void *next, size_t n) {
+    return (struct ahead){.at = next, .n_left = next ? n : 0};
+}
+
+/* The next part, n_t steps of it; where too little is left, steps that stand still at `idle`. */
+static inline const char *ahead_take(struct ahead *a, size_t n_t, size_t step, const void *idle,
+                                     size_t *ret_step) {
+    const char *at = a->at;
+    size_t n = n_t * step;
+
+    *ret_step = 0;
+    if (a->n_left < n)
+        return idle;
+    *ret_step = step;
+    a->at += n;
+    a->n_left -= n;
+    return at;
+}
+
 /* c[i][j] = (c[i][j]·factor[i] or 0) + Σ_t a[i][t]·b[t][j] for columns [0, n_columns): a multiple
  * of 16. */
 struct panel {
     const float *b;
     size_t b_stride, n_t, n_columns;
+    struct ahead *ahead;
 };
 
 static inline __attribute__((always_inline)) void panel_tile(const struct panel *p,
@@ -21,6 +52,8 @@ static inline __attribute__((always_inline)) void panel_tile(const struct panel 
                                                              const float *factor, size_t column,
                                                              const int n_i, const int n_j) {
     const float *b = p->b + column;
+    size_t ahead_step;
+    const char *ahead = ahead_take(p->ahead, p->n_t, AHEAD_BYTES * (size_t)n_j, b, &ahead_step);
     v16 sum[TILE_ROWS_MAX][TILE_WIDTH_MAX], b_t[TILE_WIDTH_MAX];
 
 #pragma GCC unroll 6
@@ -29,7 +62,10 @@ static inline __attribute__((always_inline)) void panel_tile(const struct panel 
         for (int j = 0; j < n_j; j++)
             sum[i][j] = factor ? v16_mul(v16_load(c[i] + column + 16 * j), v16_set1(factor[i]))
                                : v16_set1(0.0f);
-    for (size_t t = 0; t < p->n_t; t++, b += p->b_stride) {
+    for (size_t t = 0; t < p->n_t; t++, b += p->b_stride, ahead += ahead_step) {
+        __builtin_prefetch(ahead, 0, 2);
+        if (n_j * AHEAD_BYTES > 64)
+            __builtin_prefetch(ahead + 64, 0, 2);
 #pragma GCC unroll 4
         for (int j = 0; j < n_j; j++)
             b_t[j] = v16_load(b + 16 * j);
@@ -148,7 +184,8 @@ static const float *page_floats(const struct kern_attend *a, const void *page, s
 static void fold_last_features(const struct panel *values, uint32_t n_last, size_t n_rows,
                                const float *const *p, float *const *acc, const float *factor) {
     float b[KERN_PAGE_POSITIONS][16], c[TILE_ROWS_MAX][16], *c_rows[TILE_ROWS_MAX];
-    struct panel last = {.b = b[0], .b_stride = 16, .n_t = values->n_t, .n_columns = 16};
+    struct panel last = {
+        .b = b[0], .b_stride = 16, .n_t = values->n_t, .n_columns = 16, .ahead = values->ahead};
     size_t column = values->n_columns, n;
 
     for (size_t t = 0; t < values->n_t; t++)
@@ -168,14 +205,15 @@ static void fold_last_features(const struct panel *values, uint32_t n_last, size
 /* Rows that see as much of the page as each other go together: none ever touches a value that it
  * may not see. */
 static void fold_values(const struct kern_attend *a, const float *v, const float *const *p,
-                        float *const *acc, const float *shrink) {
+                        float *const *acc, const float *shrink, struct ahead *ahead) {
     uint32_t n_last = a->head_size % 16;
 
     for (uint32_t row = 0, end; row < a->n_rows; row = end) {
         struct panel values = {.b = v,
                                .b_stride = a->head_size,
                                .n_t = a->n_positions[row],
-                               .n_columns = a->head_size - n_last};
+                               .n_columns = a->head_size - n_last,
+                               .ahead = ahead};
         size_t first = (size_t)row * a->n_heads, n;
 
         for (end = row + 1; end < a->n_rows && a->n_positions[end] == a->n_positions[row];)
@@ -192,6 +230,10 @@ static void math_attend_page(const struct kern_attend *a) {
     const float *q[KERN_QUERIES_MAX];
     float *s[KERN_QUERIES_MAX], *acc[KERN_QUERIES_MAX];
     size_t n = (size_t)a->n_rows * a->n_heads, n_visible = 0;
+    size_t n_page_bytes =
+        (size_t)a->head_size * KERN_PAGE_POSITIONS * (a->f32 ? sizeof(float) : sizeof(uint16_t));
+    struct ahead next_k = ahead_of(a->next_k, n_page_bytes),
+                 next_v = ahead_of(a->next_v, n_page_bytes);
 
     for (uint32_t row = 0, i = 0; row < a->n_rows; row++) {
         n_visible = a->n_positions[row] > n_visible ? a->n_positions[row] : n_visible;
@@ -205,9 +247,10 @@ static void math_attend_page(const struct kern_attend *a) {
         &(struct panel){.b = page_floats(a, a->k, (size_t)a->head_size * PAGE_COLUMNS, floats),
                         .b_stride = PAGE_COLUMNS,
                         .n_t = a->head_size,
-                        .n_columns = (n_visible + 15) / 16 * 16},
+                        .n_columns = (n_visible + 15) / 16 * 16,
+                        .ahead = &next_k},
         n, q, s, NULL);
     fold_softmax(a, scores, shrink);
     fold_values(a, page_floats(a, a->v, n_visible * a->head_size, floats), (const float *const *)s,
-                acc, shrink);
+                acc, shrink, &next_v);
 }

@@ -99,6 +99,7 @@ struct kern_attend {
     uint32_t n_rows, n_heads, head_size;
     const void *k; // (head_size, 64) all of it memory that may be read, whatever is in it
     const void *v; // (64, head_size)
+    const void *next_k, *next_v; /* what the next call will read, fetched meanwhile; or NULL */
     bool f32;      /* the page's type, else f16 */
     const uint32_t *n_positions; // (n_rows) 1 .. 64: the row sees the page's first n positions
     float cap;                   /* > 0: scores are cap·tanh(s/cap) */

@@ -470,6 +470,8 @@ static void attend(const struct kern_ops *kern, const struct attention *a, uint3
             .head_size = a->head_size,
             .k = (uint8_t *)a->k + page * page_bytes(a),
             .v = (uint8_t *)a->v + page * page_bytes(a),
+            .next_k = page % 2 ? NULL : a->q, /* only fetched: any address will do */
+            .next_v = page % 2 ? NULL : (uint8_t *)a->v + a->n_pages * page_bytes(a),
             .f32 = a->f32,
             .n_positions = seen,
             .cap = a->cap,
