@@ -140,7 +140,7 @@ static void take_letter(Daemon *d, Letter *letter) {
         model->n_kv_total = letter->n_kv_total;
     }
     if (is_lost)
-        model_fail(model, "its file was changed or could not be read any more");
+        model_lose(model);
     if (call)
         service_letter(call, letter);
     if (letter->type == LETTER_STARTED || is_ended)

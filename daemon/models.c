@@ -245,7 +245,7 @@ static void load_next(Models *m) {
 void model_load(Model *m) {
     assert(!m->engine && !m->is_working);
     m->error = (Error)ERROR_INIT;
-    m->is_closing = false;
+    m->is_closing = m->is_lost = false;
     atomic_store(&m->done_bytes, 0);
     atomic_store(&m->total_bytes, 0);
     set_state(m, MODEL_LOADING);
@@ -315,11 +315,12 @@ void model_unload(Model *m) {
     settle(m);
 }
 
-void model_fail(Model *m, const char *reason) {
+void model_lose(Model *m) {
     if (m->state != MODEL_READY)
         return;
-    log_error("model %s is out of service: %s", m->name, reason);
-    (void)error_set(&m->error, 0, "%s", reason);
+    (void)error_set(&m->error, 0, "its file was changed or could not be read any more");
+    log_error("model %s is out of service: %s", m->name, m->error.text);
+    m->is_lost = true;
     set_state(m, MODEL_FAILED);
     m->is_closing = true;
     close_if_unused(m);

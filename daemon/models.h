@@ -34,6 +34,7 @@ typedef struct Model {
     char *shown_path; /* UTF-8, for messages */
     enum model_state state;
     Error error; /* why it FAILED */
+    bool is_lost;  /* FAILED because the file went bad under us */
     bool is_default, is_demo;
     bool is_temporary; /* came by Models.Load with a path: forgotten when it is not loaded */
     bool is_working;   /* the background opens or closes it */
@@ -85,8 +86,8 @@ int models_add(Models *m, const char *name, const char *path, Model **ret, Error
 void model_load(Model *m);
 /* Takes no more requests; waiters learn when it is gone. */
 void model_unload(Model *m);
-/* Out of service from now on. */
-void model_fail(Model *m, const char *reason);
+/* Its file has failed: out of service from now on. */
+void model_lose(Model *m);
 void model_use(Model *m);
 void model_release(Model *m); /* it may be gone afterwards */
 

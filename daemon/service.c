@@ -135,7 +135,7 @@ Model *service_use_model(Call *call, const char *name) {
     if (!model)
         return NULL;
     if (model->state == MODEL_READY && gk_engine_is_lost(model->engine))
-        model_fail(model, "its file was changed or could not be read any more");
+        model_lose(model);
     switch (model->state) {
     case MODEL_READY:
         model_use(model);
@@ -146,8 +146,8 @@ Model *service_use_model(Call *call, const char *name) {
                   model_percent(model));
         return NULL;
     case MODEL_FAILED:
-        call_fail(call, STATUS_FAILED_PRECONDITION, "model %s is out of service: %s", model->name,
-                  model->error.text);
+        call_fail(call, model->is_lost ? STATUS_DATA_LOSS : STATUS_FAILED_PRECONDITION,
+                  "model %s is out of service: %s", model->name, model->error.text);
         return NULL;
     case MODEL_UNLOADING:
         call_fail(call, STATUS_UNAVAILABLE, "model %s is being unloaded", model->name);

@@ -1,0 +1,167 @@
+/* daemon/config: what a file, its drop-ins and the command line make of the defaults. */
+#include "daemon/config.h"
+#include "tests/util/temp.h"
+#include "tests/util/test.h"
+
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static char path[256];
+
+static void write_file(const char *name, const char *text) {
+    FILE *file = fopen(name, "we");
+
+    assert(file && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+static void write_config(const char *text) {
+    (void)snprintf(path, sizeof(path), "%s", temp_path("grokd.conf"));
+    write_file(path, text);
+}
+
+static void write_drop_in(const char *name, const char *text) {
+    char directory[300], file[400];
+
+    (void)snprintf(directory, sizeof(directory), "%s.d", path);
+    (void)mkdir(directory, 0700);
+    (void)snprintf(file, sizeof(file), "%s/%s", directory, name);
+    write_file(file, text);
+}
+
+static void test_defaults_are_the_manuals(void) {
+    Config c;
+
+    assert(config_init(&c) == 0);
+    assert(strcmp(c.socket, "/run/grokd/grokd.sock") == 0 && c.socket_mode == 0660);
+    assert(c.drain_us == 30000000 && c.n_step_rows == 128 && c.n_sequences_max == 64);
+    assert(c.preload && !c.exact_floats && c.n_user_bytes_max == 64 << 20);
+    assert(c.n_models == 0 && config_check(&c) == 0);
+    config_deinit(&c);
+}
+
+static void test_values_have_units(void) {
+    Config c;
+
+    assert(config_init(&c) == 0);
+    write_config("# a comment\n; another\n\n[daemon]\nsocket=/x y\n  drain_timeout  =  5min \n"
+                 "log_level = debug\n[engine]\nkv_memory = 3G\nkv_type=f32\nexact_floats=yes\n"
+                 "[requests]\ndefault_timeout = 1500 ms\n");
+    assert(config_load(&c, path, true) == 0);
+    assert(strcmp(c.socket, "/x y") == 0 && c.drain_us == 300000000);
+    assert(c.log_level == 4 && c.kv_bytes == 3ull << 30 && c.kv_type == 1 && c.exact_floats);
+    assert(c.timeout_default_us == 1500000);
+    config_deinit(&c);
+}
+
+static void test_later_values_win_and_nothing_is_the_default(void) {
+    Config c;
+
+    assert(config_init(&c) == 0);
+    write_config("[engine]\nthreads = 3\nstep_rows = 9\n[model a]\npath = /1\n");
+    write_drop_in("20.conf", "[engine]\nthreads = 5\n[model b]\npath = /2\ndefault = yes\n");
+    write_drop_in("10.conf", "[engine]\nthreads = 4\nstep_rows =\n[model a]\nload = no\n");
+    write_drop_in("30.conf.bak", "[engine]\nthreads = 6\n");
+    assert(config_load(&c, path, true) == 0);
+    assert(c.n_threads == 5 && c.n_step_rows == 128 && c.n_models == 2);
+    assert(strcmp(c.models[0].name, "a") == 0 && strcmp(c.models[0].path, "/1") == 0);
+    assert(!c.models[0].load && c.models[1].load && c.models[1].is_default);
+    assert(config_check(&c) == 0);
+    config_deinit(&c);
+}
+
+static void test_model_option_adds_and_replaces(void) {
+    Error error = ERROR_INIT;
+    Config c;
+
+    assert(config_init(&c) == 0);
+    write_config("[model a]\npath = /1\nload = no\n");
+    assert(config_load(&c, path, true) == 0);
+    assert(config_add_model(&c, "a=/other=file", &error) == 0);
+    assert(config_add_model(&c, "b=rel.gguf", &error) == 0);
+    assert(c.n_models == 2 && strcmp(c.models[0].path, "/other=file") == 0 && c.models[0].load);
+    assert(config_add_model(&c, "b", &error) == -EINVAL && strstr(error.text, "NAME=PATH"));
+    assert(config_add_model(&c, "b=", &error) == -EINVAL);
+    assert(config_add_model(&c, "a b=/x", &error) == -EINVAL && strstr(error.text, "letters"));
+    assert(config_add_model(&c, "=/x", &error) == -EINVAL);
+    assert(c.n_models == 2);
+    config_deinit(&c);
+}
+
+/* Standard error as it comes. */
+static void load_and_read_log(const char *text, char *log, size_t n) {
+    int fds[2], status;
+    ssize_t n_read;
+    pid_t pid;
+
+    write_config(text);
+    assert(pipe(fds) == 0 && (pid = fork()) >= 0);
+    if (pid == 0) {
+        Config c;
+
+        assert(dup2(fds[1], STDERR_FILENO) >= 0 && config_init(&c) == 0);
+        _exit(config_load(&c, path, true) == -EINVAL || config_check(&c) == -EINVAL);
+    }
+    (void)close(fds[1]);
+    assert(waitpid(pid, &status, 0) == pid);
+    n_read = read(fds[0], log, n - 1);
+    assert(n_read >= 0);
+    log[n_read] = '\0';
+    (void)close(fds[0]);
+    assert((WEXITSTATUS(status) == 1) == (n_read > 0));
+}
+
+static void test_mistakes_are_told_with_their_place(void) {
+    static const struct {
+        const char *text, *word;
+    } cases[] = {
+        {"\n[nonsense]\n", "grokd.conf:2: there is no section [nonsense]"},
+        {"[engine]\nthreds = 2\n", ":2: section [engine] has no key 'threds'"},
+        {"[engine]\nthreads = many\n", ":2: threads = many: a whole number"},
+        {"[engine]\nthreads = -1\n", ":2: threads"},
+        {"[engine]\nthreads = 99999999999999999999\n", ":2: threads"},
+        {"[engine]\nmax_sequences = 0\n", "from 1 to 4096"},
+        {"[engine]\nkv_memory = 99999999999T\n", "too large"},
+        {"[engine]\nkv_memory = 3Q\n", "'Q' is no unit"},
+        {"[engine]\ninstruction_set = mmx\n", "no instruction set"},
+        {"[daemon]\nsocket_mode = 999\n", ":2: socket_mode"},
+        {"[daemon]\nlog_level = loud\n", ":2: log_level"},
+        {"[engine]\npreload = maybe\n", "yes or no"},
+        {"threads = 2\n", ":1: a key outside"},
+        {"[engine]\nthreads\n", ":2: neither"},
+        {"[engine\n", ":1: a section's line"},
+        {"[model a b]\n", ":1: a model's name"},
+        {"[model a]\n", "[model a] has no path"},
+        {"[model a]\npath=/x\ndefault=yes\n[model b]\npath=/y\ndefault=yes\n", "both the default"},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char log[4096];
+
+        load_and_read_log(cases[i].text, log, sizeof(log));
+        if (!strstr(log, cases[i].word))
+            (void)printf("%s\nlogs '%s'; '%s' was due\n", cases[i].text, log, cases[i].word);
+        assert(strstr(log, cases[i].word));
+    }
+}
+
+static void test_a_file_that_is_not_there(void) {
+    Config c;
+
+    assert(config_init(&c) == 0);
+    assert(config_load(&c, "/nonexistent/grokd.conf", false) == 0);
+    assert(config_load(&c, "/nonexistent/grokd.conf", true) == -EINVAL);
+    config_deinit(&c);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        TEST(defaults_are_the_manuals),
+        TEST(values_have_units),
+        TEST(later_values_win_and_nothing_is_the_default),
+        TEST(model_option_adds_and_replaces),
+        TEST(mistakes_are_told_with_their_place),
+        TEST(a_file_that_is_not_there),
+    };
+    return test_main(tests, ARRAY_SIZE(tests), argc, argv);
+}
