@@ -163,9 +163,12 @@ static int bind_scales(const struct keys *k, struct manifest *m) {
         (r = get_factor(k, "logit_scale", &m->logit_scale)) != 0 ||
         (r = get_factor(k, "attention.output_scale", &m->attention_scale)) != 0 ||
         (r = get_factor(k, "attention.scale", &m->attention_scale)) != 0 ||
-        (r = get_factor(k, "attn_logit_softcapping", &m->attention_cap)) != 0)
+        (r = get_factor(k, "attn_logit_softcapping", &m->attention_cap)) != 0 ||
+        (r = get_factor(k, "final_logit_softcapping", &m->logit_cap)) != 0)
         return r;
-    return get_factor(k, "final_logit_softcapping", &m->logit_cap);
+    m->embedding_scale = m->embedding_scale == 0 ? 1 : m->embedding_scale;
+    m->logit_scale = m->logit_scale == 0 ? 1 : m->logit_scale;
+    return 0;
 }
 
 static int bind_vocab(const struct keys *k, Shape *s) {

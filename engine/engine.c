@@ -67,9 +67,9 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
         (r = check_vocab(e, reterr)) != 0 || (r = set_limits(e, o, reterr)) != 0)
         return r;
     r = scratch_init(&e->scratch, &e->shape, &e->weights, e->info.n_rows_max,
-                     gk_pool_n_threads(e->pool));
+                     gk_pool_n_threads(e->pool), reterr);
     if (r != 0)
-        return error_set(reterr, r, "out of memory for steps of %u rows", e->info.n_rows_max);
+        return r;
     r = info_init(e);
     if (r != 0)
         return error_set(reterr, r, "out of memory");

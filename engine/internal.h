@@ -30,9 +30,9 @@ struct GkEngine {
     atomic_uint_fast64_t heartbeat;
 };
 
-/* Allocates for n_rows_max rows; -ENOMEM. */
+/* Allocates for n_rows_max rows. Returns GK_E_INVALID where that is too much to ask, -ENOMEM. */
 int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_rows_max,
-                 unsigned n_threads);
+                 unsigned n_threads, Error *reterr);
 void scratch_deinit(Scratch *s, unsigned n_threads);
 
 /* The product with the tier's kernel, or OpenBLAS for float weights where the engine allows it. */

@@ -2,93 +2,137 @@
 #include "engine/internal.h"
 
 #include "base/alloc.h"
+#include "base/checked.h"
 
 #include <errno.h>
+#include <unistd.h>
+
+/*
+ * The parts are gone through twice: first to count their bytes, then to take them. Sizes come from
+ * a file and from the configuration, and a page that is taken is written to, so what they add up to
+ * is judged before anything is taken.
+ */
+struct taker {
+    bool counts; /* the first time */
+    bool failed;
+    uint64_t n_bytes;
+};
+
+static void *take(struct taker *t, uint64_t n, uint64_t size) {
+    uint64_t n_bytes;
+    void *p;
+
+    if (t->failed || !checked_mul(n, size, &n_bytes) ||
+        !checked_add(t->n_bytes, n_bytes, &t->n_bytes)) {
+        t->failed = true;
+        return NULL;
+    }
+    if (t->counts)
+        return NULL;
+    p = alloc_aligned(n_bytes);
+    t->failed = !p;
+    return p;
+}
+
+#define TAKE(t, at, n) ((at) = take((t), (n), sizeof(*(at))))
 
 static uint32_t n_used(const Shape *s) {
     return MAX(s->n_experts_used, 1u);
 }
 
 /* Rows of a kind of activations, if some weight reads them so. */
-static int acts_init(struct kern_acts acts[ACT_KINDS], enum act_kind kind, uint32_t k,
-                     size_t n_rows) {
+static void take_acts(struct taker *t, struct kern_acts acts[ACT_KINDS], const struct weight *w,
+                      size_t n_rows) {
+    enum act_kind kind = kern_types[w->type].act;
     struct kern_acts *a = &acts[kind];
 
-    if (a->data)
-        return 0;
-    *a = (struct kern_acts){.kind = kind, .k = k, .stride = kern_act_stride(kind, k)};
-    a->data = alloc_aligned(a->stride * n_rows);
-    return a->data ? 0 : -ENOMEM;
+    if (a->stride > 0)
+        return;
+    *a = (struct kern_acts){.kind = kind, .k = w->k, .stride = kern_act_stride(kind, w->k)};
+    a->data = take(t, n_rows, a->stride);
 }
 
-static int acts_for(struct kern_acts acts[ACT_KINDS], const struct weight *w, size_t n_rows) {
-    return acts_init(acts, kern_types[w->type].act, w->k, n_rows);
-}
-
-static int layer_acts(Scratch *s, const struct layer *l, size_t n_rows, size_t n_slots) {
+static void take_layer_acts(struct taker *t, Scratch *s, const struct layer *l, size_t n_rows,
+                            size_t n_slots) {
     const struct weight *fine[] = {&l->q, &l->k, &l->v};
-    int r;
 
-    for (size_t i = 0; i < ARRAY_SIZE(fine); i++)
-        if (kern_types[fine[i]->type].act != ACT_F32 &&
-            (r = acts_for(s->x_rest, fine[i], n_rows)) != 0)
-            return r;
-    if ((r = acts_for(s->x, &l->q, n_rows)) != 0 || (r = acts_for(s->x, &l->k, n_rows)) != 0 ||
-        (r = acts_for(s->x, &l->v, n_rows)) != 0 || (r = acts_for(s->heads, &l->o, n_rows)) != 0 ||
-        (r = acts_for(s->x, &l->experts[EXPERT_GATE][0], n_rows)) != 0 ||
-        (r = acts_for(s->x, &l->experts[EXPERT_UP][0], n_rows)) != 0)
-        return r;
-    return acts_for(s->inner, &l->experts[EXPERT_DOWN][0], n_slots);
+    for (size_t i = 0; i < ARRAY_SIZE(fine); i++) {
+        take_acts(t, s->x, fine[i], n_rows);
+        if (kern_types[fine[i]->type].act != ACT_F32)
+            take_acts(t, s->x_rest, fine[i], n_rows);
+    }
+    take_acts(t, s->heads, &l->o, n_rows);
+    take_acts(t, s->x, &l->experts[EXPERT_GATE][0], n_rows);
+    take_acts(t, s->x, &l->experts[EXPERT_UP][0], n_rows);
+    take_acts(t, s->inner, &l->experts[EXPERT_DOWN][0], n_slots);
+}
+
+static void take_rows(struct taker *t, Scratch *s, const Shape *shape, size_t n) {
+    size_t n_q = (size_t)shape->n_heads * shape->head_size,
+           n_kv = (size_t)shape->n_kv_heads * shape->head_size;
+
+    TAKE(t, s->rows, n);
+    TAKE(t, s->runs, n);
+    TAKE(t, s->hidden, n * shape->n_embd);
+    TAKE(t, s->normed, MAX(n, (size_t)LOGIT_ROWS) * shape->n_embd);
+    TAKE(t, s->branch, n * shape->n_embd);
+    TAKE(t, s->q, n * n_q);
+    TAKE(t, s->k, n * n_kv);
+    TAKE(t, s->v, n * n_kv);
+    TAKE(t, s->attended, n * n_q);
+    TAKE(t, s->rope_cos, n * (shape->n_rot / 2));
+    TAKE(t, s->rope_sin, n * (shape->n_rot / 2));
+    TAKE(t, s->logit_rows, n);
+    TAKE(t, s->logits, (size_t)LOGIT_ROWS * shape->n_vocab);
+}
+
+static void take_experts(struct taker *t, Scratch *s, const Shape *shape, size_t n) {
+    size_t n_slots = n * n_used(shape), n_experts = MAX(shape->n_experts, 1u);
+
+    TAKE(t, s->router, n * n_experts);
+    TAKE(t, s->chosen, n_slots);
+    TAKE(t, s->gates, n_slots);
+    TAKE(t, s->slot_of, n_slots);
+    TAKE(t, s->slot_row, n_slots);
+    TAKE(t, s->expert_begin, n_experts + 1);
+    TAKE(t, s->expert_out, n_slots * shape->n_embd);
+}
+
+static void take_all(struct taker *t, Scratch *s, const Shape *shape, const Weights *w, size_t n,
+                     unsigned n_threads) {
+    size_t n_rows = MAX(n, (size_t)LOGIT_ROWS);
+
+    take_rows(t, s, shape, n);
+    take_experts(t, s, shape, n);
+    for (uint32_t i = 0; i < shape->n_layers; i++)
+        take_layer_acts(t, s, &w->layers[i], n_rows, n * n_used(shape));
+    take_acts(t, s->x, &w->output, n_rows);
+    TAKE(t, s->thread, n_threads);
+    for (unsigned i = 0; i < n_threads; i++) {
+        void *p = take(t, 1, THREAD_SCRATCH_BYTES);
+
+        if (s->thread)
+            s->thread[i] = p;
+    }
 }
 
 int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_rows_max,
-                 unsigned n_threads) {
-    size_t n = n_rows_max, n_slots = n * n_used(shape), n_experts = MAX(shape->n_experts, 1u);
-    size_t n_q = (size_t)shape->n_heads * shape->head_size,
-           n_kv = (size_t)shape->n_kv_heads * shape->head_size;
-    size_t n_head_rows = MAX(n, (size_t)LOGIT_ROWS);
-    const struct {
-        void *at; /* of a pointer */
-        size_t n_bytes;
-    } parts[] = {
-        {&s->rows, n * sizeof(*s->rows)},
-        {&s->runs, n * sizeof(*s->runs)},
-        {&s->hidden, n * shape->n_embd * sizeof(float)},
-        {&s->normed, n_head_rows * shape->n_embd * sizeof(float)},
-        {&s->branch, n * shape->n_embd * sizeof(float)},
-        {&s->q, n * n_q * sizeof(float)},
-        {&s->k, n * n_kv * sizeof(float)},
-        {&s->v, n * n_kv * sizeof(float)},
-        {&s->attended, n * n_q * sizeof(float)},
-        {&s->rope_cos, n * (shape->n_rot / 2) * sizeof(float)},
-        {&s->rope_sin, n * (shape->n_rot / 2) * sizeof(float)},
-        {&s->router, n * n_experts * sizeof(float)},
-        {&s->chosen, n_slots * sizeof(uint32_t)},
-        {&s->gates, n_slots * sizeof(float)},
-        {&s->slot_of, n_slots * sizeof(uint32_t)},
-        {&s->slot_row, n_slots * sizeof(uint32_t)},
-        {&s->expert_begin, (n_experts + 1) * sizeof(uint32_t)},
-        {&s->expert_out, n_slots * shape->n_embd * sizeof(float)},
-        {&s->logit_rows, n * sizeof(uint32_t)},
-        {&s->logits, (size_t)LOGIT_ROWS * shape->n_vocab * sizeof(float)},
-        {&s->thread, n_threads * sizeof(void *)},
-    };
-    int r;
+                 unsigned n_threads, Error *reterr) {
+    uint64_t n_memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    struct taker counting = {.counts = true}, taking = {.counts = false};
+    Scratch counted = {.rows = NULL};
 
-    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-        *(void **)parts[i].at = alloc_aligned(parts[i].n_bytes);
-        if (!*(void **)parts[i].at)
-            return -ENOMEM;
-    }
-    for (unsigned i = 0; i < n_threads; i++) {
-        s->thread[i] = alloc_aligned(THREAD_SCRATCH_BYTES);
-        if (!s->thread[i])
-            return -ENOMEM;
-    }
-    for (uint32_t i = 0; i < shape->n_layers; i++)
-        if ((r = layer_acts(s, &w->layers[i], n_head_rows, n_slots)) != 0)
-            return r;
-    return acts_for(s->x, &w->output, n_head_rows);
+    take_all(&counting, &counted, shape, w, n_rows_max, n_threads);
+    if (counting.failed || counting.n_bytes > n_memory / 2)
+        return error_set(reterr, GK_E_INVALID,
+                         "steps of %u rows take %llu MB or more; half of this machine's memory, "
+                         "the most they may take, is %llu MB",
+                         n_rows_max, (unsigned long long)(counting.n_bytes >> 20),
+                         (unsigned long long)(n_memory / 2 >> 20));
+    take_all(&taking, s, shape, w, n_rows_max, n_threads);
+    if (taking.failed)
+        return error_set(reterr, -ENOMEM, "out of memory for steps of %u rows", n_rows_max);
+    return 0;
 }
 
 void scratch_deinit(Scratch *s, unsigned n_threads) {

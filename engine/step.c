@@ -129,10 +129,10 @@ static void mul_block(const struct member *m, const struct weight *w, size_t i_b
 }
 
 /*
- * Adds w · (what quantising x left): the input of queries and keys is taken with 15 bits instead
- * of 8. Attention scores go through an exponential, and on the golden models most of the error of
- * 8-bit activations came in here; this takes a twentieth of the products and halves to thirds the
- * error of the logits.
+ * Adds w · (what quantising x left): the input of queries, keys and values is taken with 15 bits
+ * instead of 8. Attention scores go through an exponential, and on the golden models most of the
+ * error of 8-bit activations came in here: without this, or for the queries and keys alone, some of
+ * them are beyond the limits. It costs a twentieth of the products.
  */
 static void add_rest(const struct member *m, const struct weight *w, size_t i_block, float *y) {
     float *tile = (float *)(void *)((uint8_t *)m->scratch + THREAD_TILES_OFFSET);

@@ -16,7 +16,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define COMPANY_MAX 63
+#define COMPANY_MAX      63
+#define COMPANY_KV_BYTES (64ull << 30) /* address space: what no sequence uses takes no memory */
 
 struct run {
     GkEngine *engine;
@@ -174,6 +175,8 @@ int main(int argc, char **argv) {
     }
     if (optind + 1 != argc || run.n_company > COMPANY_MAX)
         return usage();
+    if (run.n_company > 0)
+        o.kv_bytes_max = COMPANY_KV_BYTES;
     o.path = argv[optind];
     if (gk_pool_new(&o.pool, n_threads, &error) != 0)
         die("can't start threads", &error);
