@@ -27,7 +27,8 @@ daemon_SRC := daemon/call.c daemon/config.c daemon/conn.c daemon/daemon.c daemon
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
-                     unit/engine-exact unit/engine-math unit/engine-pool unit/engine-text unit/engine-stream unit/engine-sample
+                     unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-pool \
+                     unit/engine-text unit/engine-stream unit/engine-sample
 unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-config unit/daemon-mailbox unit/daemon-quota unit/daemon-sched

@@ -136,11 +136,12 @@ static int bind_rope(const struct keys *k, Shape *s) {
 }
 
 static int bind_experts(const struct keys *k, struct manifest *m, Shape *s) {
-    uint32_t function = 1;
+    uint32_t function = 1, n_ff;
     int r;
 
     if ((r = get_u32(k, "expert_count", 0, EXPERTS_MAX, 0, &s->n_experts)) != 0 ||
         (r = get_u32(k, "expert_used_count", 0, EXPERTS_USED_MAX, 0, &s->n_experts_used)) != 0 ||
+        (r = get_u32(k, "expert_feed_forward_length", 0, FF_MAX, 0, &n_ff)) != 0 ||
         (r = get_factor(k, "expert_weights_scale", &m->gate_scale)) != 0 ||
         (r = get_factor(k, "router_logit_softcapping", &m->router_cap)) != 0 ||
         (r = get_u32(k, "expert_gating_func", 1, 2, 1, &function)) != 0 ||
@@ -149,6 +150,8 @@ static int bind_experts(const struct keys *k, struct manifest *m, Shape *s) {
     m->gating = function == 2 ? GATING_SIGMOID : GATING_SOFTMAX;
     if (m->gate_scale == 0)
         m->gate_scale = 1;
+    if (s->n_experts > 0 && n_ff > 0)
+        s->n_ff = n_ff;
     if (s->n_experts_used > s->n_experts || (s->n_experts > 0 && s->n_experts_used == 0))
         return error_set(k->reterr, GK_E_FILE, "key %s.expert_used_count is %u of %u experts",
                          k->architecture, s->n_experts_used, s->n_experts);
@@ -465,6 +468,18 @@ static int bind_norm(struct binder *b, uint32_t i_layer, const char *suffix, uin
     return bind_vector(b, name, n, ret);
 }
 
+static int bind_ffn_post_norm(struct binder *b, const struct manifest *m, const Shape *s,
+                              uint32_t i_layer, const float **ret) {
+    char name[FILE_NAME_MAX + 1];
+
+    if (m->ffn_post_norm_other) {
+        (void)snprintf(name, sizeof(name), "blk.%u.%s.weight", i_layer, m->ffn_post_norm_other);
+        if (model_file_find(b->file, name))
+            return bind_vector(b, name, s->n_embd, ret);
+    }
+    return bind_norm(b, i_layer, m->ffn_post_norm, s->n_embd, ret);
+}
+
 static int bind_layer(struct binder *b, const struct manifest *m, const Shape *s,
                       uint32_t i_layer) {
     struct layer *l = &b->weights->layers[i_layer];
@@ -475,7 +490,7 @@ static int bind_layer(struct binder *b, const struct manifest *m, const Shape *s
     if ((r = bind_norm(b, i_layer, "attn_norm", s->n_embd, &l->attn_norm)) != 0 ||
         (r = bind_norm(b, i_layer, m->attn_post_norm, s->n_embd, &l->attn_post_norm)) != 0 ||
         (r = bind_norm(b, i_layer, "ffn_norm", s->n_embd, &l->ffn_norm)) != 0 ||
-        (r = bind_norm(b, i_layer, m->ffn_post_norm, s->n_embd, &l->ffn_post_norm)) != 0 ||
+        (r = bind_ffn_post_norm(b, m, s, i_layer, &l->ffn_post_norm)) != 0 ||
         (r = m->fused_qkv ? bind_fused_qkv(b, m, s, i_layer, l) : bind_qkv(b, m, s, i_layer, l)) !=
             0 ||
         (r = bind_matrix(b, name, s->n_heads * s->head_size, s->n_embd, &l->o)) != 0)

@@ -13,6 +13,7 @@ static const struct manifest manifests[] = {
         .architecture = "grok",
         .attn_post_norm = "attn_output_norm",
         .ffn_post_norm = "layer_output_norm",
+        .ffn_post_norm_other = "post_ffw_norm", /* converters since Grok-2 */
         .rope_pairing = ROPE_HALVES,
         .rope_share = 1,
         .activation = ACTIVATION_GELU,

@@ -12,8 +12,9 @@ enum rope_pairing { ROPE_HALVES, ROPE_INTERLEAVED };
 enum gating { GATING_SOFTMAX, GATING_SIGMOID };
 
 struct manifest {
-    const char *architecture;                   /* GGUF's general.architecture */
-    const char *attn_post_norm, *ffn_post_norm; /* tensor names after "blk.N.", or NULL: none */
+    const char *architecture; /* GGUF's general.architecture */
+    /* Tensor names after "blk.N.", or NULL: none. The last may come by another name. */
+    const char *attn_post_norm, *ffn_post_norm, *ffn_post_norm_other;
     bool qkv_biases;
     bool fused_qkv;     /* one tensor attn_qkv: q, then k, then v */
     bool fused_gate_up; /* one tensor ffn_up: gate, then up */

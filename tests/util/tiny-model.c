@@ -270,3 +270,50 @@ GgufWriter *tiny_model(const struct tiny_shape *s) {
         add_layer(w, s, &seed, i);
     return w;
 }
+
+/* ---- a model of many types ---- */
+
+/* F32 in place of what is there, with the same values. */
+static void widen_tensor(struct gguf_tensor *t, enum kern_type type, uint64_t n_rows) {
+    uint64_t k = t->dims[0];
+    size_t row_bytes = t->n_bytes / n_rows;
+    float *wide = malloc(n_rows * k * sizeof(*wide));
+
+    assert(wide);
+    for (uint64_t row = 0; row < n_rows; row++)
+        kern_select("generic")->dequantize[type](t->bytes + row * row_bytes, wide + row * k, k);
+    free(t->bytes);
+    t->bytes = (uint8_t *)wide;
+    t->n_bytes = n_rows * k * sizeof(*wide);
+    t->type = kern_types[KERN_F32].gguf_id;
+}
+
+GgufWriter *tiny_mixed_model(const char *architecture, bool widen) {
+    static const enum kern_type types[] = {KERN_Q4_0, KERN_Q6_K, KERN_F16,  KERN_Q8_0, KERN_Q4_K,
+                                           KERN_BF16, KERN_Q5_1, KERN_Q3_K, KERN_F32,  KERN_Q2_K,
+                                           KERN_Q5_0, KERN_Q5_K, KERN_Q4_1};
+    struct tiny_shape shape = tiny_shape_default(architecture, KERN_Q4_K);
+    uint64_t seed = 7;
+    size_t n_done = 0;
+    GgufWriter *w;
+
+    _Static_assert(sizeof(types) / sizeof(types[0]) == KERN_TYPE_N, "every type");
+    shape.n_layers = 3;
+    w = tiny_model(&shape);
+    for (size_t i = 0; i < w->n_tensors; i++) {
+        struct gguf_tensor *t = &w->tensors[i];
+        uint64_t n_rows = t->n_dims == 1 ? 1 : t->dims[1] * (t->n_dims == 3 ? t->dims[2] : 1);
+        enum kern_type type;
+
+        if (t->n_dims == 1 || strstr(t->name, "ffn_gate_inp"))
+            continue;
+        type = types[n_done++ % KERN_TYPE_N];
+        free(t->bytes);
+        t->bytes = tiny_matrix(type, n_rows, t->dims[0], &seed, &t->n_bytes);
+        t->type = kern_types[type].gguf_id;
+        if (widen)
+            widen_tensor(t, type, n_rows);
+    }
+    assert(n_done > KERN_TYPE_N);
+    return w;
+}

@@ -20,6 +20,9 @@ struct tiny_shape {
 /* Two layers, width 32 (256 for the k-quants), 4 heads on 2, 4 experts of which 2 are used. */
 struct tiny_shape tiny_shape_default(const char *architecture, enum kern_type type);
 GgufWriter *tiny_model(const struct tiny_shape *shape);
+/* Three layers whose matrices have one type after the other, so that gate and up, queries and keys
+ * differ; with `widen` the same values in F32. */
+GgufWriter *tiny_mixed_model(const char *architecture, bool widen);
 /* Bytes of rows × columns random values in the format; malloc()ed. */
 uint8_t *tiny_matrix(enum kern_type type, uint64_t n_rows, uint64_t n_columns, uint64_t *seed,
                      size_t *ret_n);
