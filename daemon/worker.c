@@ -92,13 +92,13 @@ static bool try_start(Worker *w, Job *job, bool check_only) {
     int r =
         gk_seq_new(&job->seq, job->engine, job->tokens, job->n_tokens, &job->params, &job->error);
 
+    job->is_checked = true; /* now: what follows may hand the job back */
     if (r == 0 && check_only)
         job->seq = gk_seq_free(job->seq);
     else if (r == 0)
         start(w, job);
     else if (r != GK_E_BUSY || !engine_has_running(w, job->engine))
         end_job(w, job, GK_FINISH_NONE, code_of(r));
-    job->is_checked = true;
     return r != GK_E_BUSY;
 }
 
