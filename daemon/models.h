@@ -33,8 +33,8 @@ typedef struct Model {
     char *name, *path;
     char *shown_path; /* UTF-8, for messages */
     enum model_state state;
-    Error error; /* why it FAILED */
-    bool is_lost;  /* FAILED because the file went bad under us */
+    Error error;  /* why it FAILED */
+    bool is_lost; /* FAILED because the file went bad under us */
     bool is_default, is_demo;
     bool is_temporary; /* came by Models.Load with a path: forgotten when it is not loaded */
     bool is_working;   /* the background opens or closes it */
