@@ -363,7 +363,7 @@ struct place {
     Config *config;
     const char *file;
     unsigned line;
-    char section[LINE_MAX_BYTES];
+    char section[32];
     struct config_model *model;
     int r; /* -EINVAL after a mistake */
 };

@@ -398,13 +398,13 @@ static int admit(Conn *c) {
     return 0;
 }
 
-void conn_accept(Daemon *d, uv_stream_t *listener) {
+bool conn_accept(Daemon *d, uv_stream_t *listener) {
     Conn *c = alloc_new(Conn);
     int r;
 
-    if (!c) { /* libuv keeps the connection and stops listening until it is accepted */
+    if (!c) {
         log_warning("out of memory for a connection");
-        return;
+        return false;
     }
     c->daemon = d;
     list_init(&c->calls);
@@ -412,7 +412,7 @@ void conn_accept(Daemon *d, uv_stream_t *listener) {
     r = uv_pipe_init(&d->loop, &c->pipe, /* ipc= */ 0);
     if (r < 0) {
         free(c);
-        return;
+        return false;
     }
     c->pipe.data = c;
     list_push_back(&d->connections, &c->node);
@@ -428,4 +428,5 @@ void conn_accept(Daemon *d, uv_stream_t *listener) {
         log_warning("a connection could not be taken: %s", uv_strerror(r));
         conn_close(c);
     }
+    return true;
 }

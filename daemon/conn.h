@@ -43,7 +43,8 @@ typedef struct Conn {
     uint64_t check_us; /* when to look whether a half-closed peer is still there; 0: never */
 } Conn;
 
-void conn_accept(struct Daemon *d, uv_stream_t *listener);
+/* Returns false where there is no memory to take the connection: it waits for another try. */
+bool conn_accept(struct Daemon *d, uv_stream_t *listener);
 /* For calls. As in codec_ops; a connection that is going away says -ENOENT. */
 int conn_send(Conn *c, uint64_t stream, const uint8_t *bytes, size_t n);
 void conn_finish(Conn *c, uint64_t stream, enum status_code code, const char *sentence,

@@ -76,6 +76,7 @@ static void on_deadline(uv_timer_t *timer) {
     uint64_t now = daemon_now_us(d), next = end_late_calls(d, now);
 
     d->deadline_us = 0;
+    listener_retry(&d->listener);
     list_for_each_safe (node, &d->connections) {
         uint64_t at = conn_tick(container_of(node, Conn, node), now);
 

@@ -11,6 +11,7 @@
 struct Model;
 
 enum letter_type {
+    LETTER_WAITING, /* it is in order, and has to wait for its sequence */
     LETTER_STARTED, /* it has its sequence */
     LETTER_PREFILL, /* part of the prompt is done */
     LETTER_TOKEN,   /* a token, and the text that it released */

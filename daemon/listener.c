@@ -21,7 +21,8 @@
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 
-#define BACKLOG 256
+#define BACKLOG  256
+#define RETRY_US 100000
 
 /* ---- a path of our own ---- */
 
@@ -192,6 +193,13 @@ int listener_open(Listener *l, struct Daemon *daemon, const struct listener_opti
     return open_path(l, options);
 }
 
+/* libuv listens no further until the connection is accepted. */
+static void accept_one(Listener *l, size_t i) {
+    l->is_waiting[i] = !conn_accept(l->daemon, (uv_stream_t *)&l->pipes[i]);
+    if (l->is_waiting[i])
+        daemon_wake_at(l->daemon, daemon_now_us(l->daemon) + RETRY_US);
+}
+
 static void on_connection(uv_stream_t *stream, int status) {
     Listener *l = stream->data;
 
@@ -199,7 +207,13 @@ static void on_connection(uv_stream_t *stream, int status) {
         log_warning("can't accept a connection: %s", uv_strerror(status));
         return;
     }
-    conn_accept(l->daemon, stream);
+    accept_one(l, (size_t)((uv_pipe_t *)stream - l->pipes));
+}
+
+void listener_retry(Listener *l) {
+    for (size_t i = 0; i < l->n_pipes && !l->is_closed; i++)
+        if (l->is_waiting[i])
+            accept_one(l, i);
 }
 
 int listener_start(Listener *l) {

@@ -14,7 +14,8 @@ struct Daemon;
 typedef struct Listener {
     struct Daemon *daemon;
     uv_pipe_t pipes[LISTENER_SOCKETS_MAX];
-    size_t n_pipes; /* being handles of the loop */
+    size_t n_pipes;                        /* being handles of the loop */
+    bool is_waiting[LISTENER_SOCKETS_MAX]; /* a connection waits for memory */
     int fds[LISTENER_SOCKETS_MAX];
     size_t n_fds;
     char *path; /* NULL: systemd's */
@@ -30,5 +31,7 @@ struct listener_options {
  * can't be done; returns < 0. */
 int listener_open(Listener *l, struct Daemon *daemon, const struct listener_options *options);
 int listener_start(Listener *l);
+/* Tries again to take what waits. */
+void listener_retry(Listener *l);
 /* Takes no more, and removes the path where it is ours. */
 void listener_close(Listener *l);

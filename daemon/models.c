@@ -107,12 +107,13 @@ int models_add(Models *m, const char *name, const char *path, Model **ret, Error
 
 /* ---- in the background ---- */
 
-static void on_read(void *userdata, uint64_t done_bytes, uint64_t total_bytes) {
+static bool on_read(void *userdata, uint64_t done_bytes, uint64_t total_bytes) {
     Model *m = userdata;
 
     atomic_store(&m->total_bytes, total_bytes);
     atomic_store(&m->done_bytes, done_bytes);
     (void)uv_async_send(&m->daemon->models.progress);
+    return !atomic_load(&m->is_given_up);
 }
 
 /* Of the machine, or of our control group where that is less. */
@@ -209,7 +210,10 @@ static void on_opened(uv_work_t *work, int status) {
     } else {
         m->error = m->work_error;
         msg_make_utf8(m->error.text);
-        log_error("model %s can't be loaded: %s", m->name, m->error.text);
+        if (atomic_load(&m->is_given_up))
+            log_info("loading model %s is given up", m->name);
+        else
+            log_error("model %s can't be loaded: %s", m->name, m->error.text);
         set_state(m, MODEL_FAILED);
     }
     settle(m); /* forgets it, where it is temporary and failed */

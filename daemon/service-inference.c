@@ -221,10 +221,8 @@ static void push(Call *call, Job *job) {
     call->job = job;
     call->queued_us = call->told_us = daemon_now_us(d);
     call_set_state(call, CALL_QUEUED);
-    call->output.has_position = true;
     call->output.position = (uint32_t)count(&model->queue);
     list_push_back(&model->queue, &call->model_node);
-    call_mark_dirty(call);
 }
 
 /* What is not given is clipped to the context that is left; what is given is refused beyond it. */

@@ -84,19 +84,7 @@ void service_model_changed(Call *call, Model *model) {
     call->method->on_model(call, model);
 }
 
-void service_letter(Call *call, const Letter *letter) {
-    if (letter->type == LETTER_STARTED) {
-        call->started_us = daemon_now_us(call->daemon);
-        call_set_state(call, CALL_RUNNING);
-        list_unlink(&call->model_node);
-        return;
-    }
-    if (letter->type != LETTER_ENDED) {
-        call->method->on_letter(call, letter);
-        return;
-    }
-    const Job *job = container_of(letter, const Job, letter);
-
+static void end_computing(Call *call, const Job *job) {
     call->job = NULL;
     call->ended_us = daemon_now_us(call->daemon);
     if (job->code == STATUS_OK)
@@ -104,6 +92,28 @@ void service_letter(Call *call, const Letter *letter) {
     else
         call_fail(call, job->code, "%s",
                   job->error.text[0] ? job->error.text : "the daemon is shutting down");
+}
+
+void service_letter(Call *call, const Letter *letter) {
+    switch (letter->type) {
+    case LETTER_WAITING:
+        call->output.has_position = true;
+        call_mark_dirty(call);
+        return;
+    case LETTER_STARTED:
+        call->started_us = daemon_now_us(call->daemon);
+        call_set_state(call, CALL_RUNNING);
+        list_unlink(&call->model_node);
+        call->output.has_position = false;
+        call->output.has_prefill = true;
+        call_mark_dirty(call);
+        return;
+    case LETTER_ENDED:
+        end_computing(call, container_of(letter, const Job, letter));
+        return;
+    default:
+        call->method->on_letter(call, letter);
+    }
 }
 
 /* ---- for methods ---- */

@@ -86,20 +86,35 @@ static void start(Worker *w, Job *job) {
     post(w, letter);
 }
 
+/* That it waits is worth knowing; where there is no memory to say so, it waits all the same. */
+static void tell_waiting(Worker *w, const Job *job) {
+    static const struct gk_result nothing;
+    Letter *letter = letter_new(LETTER_WAITING, job, &nothing);
+
+    if (letter)
+        post(w, letter);
+}
+
 /* Gives the job its sequence, or only checks that it may have one some day. Returns false where it
  * must wait. */
 static bool try_start(Worker *w, Job *job, bool check_only) {
     int r =
         gk_seq_new(&job->seq, job->engine, job->tokens, job->n_tokens, &job->params, &job->error);
 
-    job->is_checked = true; /* now: what follows may hand the job back */
-    if (r == 0 && check_only)
-        job->seq = gk_seq_free(job->seq);
-    else if (r == 0)
+    if (r == 0 && !check_only) {
         start(w, job);
-    else if (r != GK_E_BUSY || !engine_has_running(w, job->engine))
+        return true;
+    }
+    if (r != 0 && (r != GK_E_BUSY || !engine_has_running(w, job->engine))) {
         end_job(w, job, GK_FINISH_NONE, code_of(r));
-    return r != GK_E_BUSY;
+        return true;
+    }
+    job->seq = gk_seq_free(job->seq);
+    job->error = (Error)ERROR_INIT;
+    if (!job->is_checked)
+        tell_waiting(w, job);
+    job->is_checked = true;
+    return false;
 }
 
 static bool is_one_of(const GkEngine *engine, GkEngine *const *engines, size_t n) {

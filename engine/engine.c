@@ -73,8 +73,8 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
     r = info_init(e);
     if (r != 0)
         return error_set(reterr, r, "out of memory");
-    if (o->preload)
-        model_file_preload(e->file, o->on_progress, o->userdata);
+    if (o->preload && !model_file_preload(e->file, o->on_progress, o->userdata))
+        return error_set(reterr, -ECANCELED, "loading was given up");
     if (model_file_is_lost(e->file))
         return error_set(reterr, GK_E_FILE, "the file changed or failed while it was read");
     return 0;

@@ -48,8 +48,8 @@ struct gk_options {
     uint32_t n_sequences_max; /* sequences alive; 0: 64 */
     bool exact_floats;        /* own kernels instead of OpenBLAS for F32, F16 and BF16 weights */
     bool preload;             /* read every page of the file before returning, with progress */
-    void (*on_progress)(void *userdata, uint64_t done_bytes,
-                        uint64_t total_bytes); /* may be NULL */
+    bool (*on_progress)(void *userdata, uint64_t done_bytes,
+                        uint64_t total_bytes); /* may be NULL; false: give up, with -ECANCELED */
     void *userdata;
 };
 
@@ -62,7 +62,7 @@ enum {
     GK_E_DATA_LOSS, /* the model file failed under us; the model answers nothing from now on */
 };
 
-/* Returns GK_E_FILE, GK_E_INVALID (options). */
+/* Returns GK_E_FILE, GK_E_INVALID (options), -ECANCELED. */
 int gk_engine_open(GkEngine **ret, const struct gk_options *options, Error *reterr);
 /* Every sequence must have been freed. */
 GkEngine *gk_engine_close(GkEngine *e);

@@ -416,24 +416,26 @@ bool model_file_is_lost(const ModelFile *f) {
 }
 
 struct preload {
-    void (*on_progress)(void *, uint64_t, uint64_t);
+    bool (*on_progress)(void *, uint64_t, uint64_t);
     void *userdata;
     uint64_t done, total;
 };
 
-static void on_preloaded(void *userdata, uint64_t n_bytes) {
+static bool on_preloaded(void *userdata, uint64_t n_bytes) {
     struct preload *p = userdata;
 
     p->done += n_bytes;
-    p->on_progress(p->userdata, p->done, p->total);
+    return p->on_progress(p->userdata, p->done, p->total);
 }
 
-void model_file_preload(const ModelFile *f, void (*on_progress)(void *, uint64_t, uint64_t),
+bool model_file_preload(const ModelFile *f, bool (*on_progress)(void *, uint64_t, uint64_t),
                         void *userdata) {
     struct preload p = {on_progress, userdata, 0, model_file_n_bytes(f)};
 
     for (uint32_t i = 0; i < f->n_parts; i++)
-        mapping_preload(f->parts[i], on_progress ? on_preloaded : NULL, &p);
+        if (!mapping_preload(f->parts[i], on_progress ? on_preloaded : NULL, &p))
+            return false;
+    return true;
 }
 
 /* ---- metadata ---- */

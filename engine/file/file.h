@@ -46,8 +46,8 @@ const struct file_tensor *model_file_find(const ModelFile *f, const char *name);
 uint64_t model_file_n_bytes(const ModelFile *f);                                 /* all parts */
 /* True once a page of any part could not be read (it shrank, or the device failed). Any thread. */
 bool model_file_is_lost(const ModelFile *f);
-/* Reads every page in; on_progress may be NULL. */
-void model_file_preload(const ModelFile *f, void (*on_progress)(void *, uint64_t, uint64_t),
+/* Reads every page in; on_progress may be NULL. Returns false where that gave up. */
+bool model_file_preload(const ModelFile *f, bool (*on_progress)(void *, uint64_t, uint64_t),
                         void *userdata);
 
 /* ---- metadata: each getter says false where the key is absent or of another type ---- */

@@ -259,7 +259,7 @@ static void touch_pages(const uint8_t *bytes, size_t n) {
         (void)*(const volatile uint8_t *)(bytes + i);
 }
 
-void mapping_preload(Mapping *m, void (*on_progress)(void *userdata, uint64_t n_bytes),
+bool mapping_preload(Mapping *m, bool (*on_progress)(void *userdata, uint64_t n_bytes),
                      void *userdata) {
     for (size_t at = 0; at < m->n_bytes; at += PRELOAD_CHUNK_BYTES) {
         size_t n = MIN(m->n_bytes - at, (size_t)PRELOAD_CHUNK_BYTES);
@@ -273,8 +273,9 @@ void mapping_preload(Mapping *m, void (*on_progress)(void *userdata, uint64_t n_
         if (madvise(chunk, n, MADV_POPULATE_READ) < 0)
             touch_pages(chunk, n);
         if (mapping_is_lost(m))
-            return;
-        if (on_progress)
-            on_progress(userdata, n);
+            return true;
+        if (on_progress && !on_progress(userdata, n))
+            return false;
     }
+    return true;
 }

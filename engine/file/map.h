@@ -30,6 +30,7 @@ size_t mapping_n_bytes(const Mapping *m);
  * thread; one system call. */
 bool mapping_is_lost(Mapping *m);
 /* Reads every page, in order, calling on_progress (may be NULL) with the bytes done since the last
- * call; stops early where the mapping is lost. */
-void mapping_preload(Mapping *m, void (*on_progress)(void *userdata, uint64_t n_bytes),
+ * call; stops early where the mapping is lost. Returns false where on_progress did so, to give up.
+ */
+bool mapping_preload(Mapping *m, bool (*on_progress)(void *userdata, uint64_t n_bytes),
                      void *userdata);

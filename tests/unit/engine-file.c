@@ -580,25 +580,34 @@ static void test_shrinks_while_opened(void) {
 static uint64_t preload_done, preload_total, preload_calls;
 static char preload_path[256];
 
-static void on_progress(void *userdata, uint64_t done, uint64_t total) {
+static bool on_progress(void *userdata, uint64_t done, uint64_t total) {
     assert(userdata == &preload_done && done > preload_done);
     preload_done = done;
     preload_total = total;
     preload_calls++;
     if (preload_path[0] != '\0' && preload_calls == 1)
         assert(truncate(preload_path, 4096) == 0);
+    return true;
+}
+
+static bool give_up(void *userdata, uint64_t done, uint64_t total) {
+    (void)done;
+    (void)total;
+    return ++*(unsigned *)userdata < 2;
 }
 
 static void test_preload(void) {
     const char *path = temp_path("preload.gguf");
+    unsigned n_calls = 0;
     ModelFile *f;
 
     save_and_free(simple_model("t", MANY), path);
     assert(truncate(path, 100 << 20) == 0);
     f = open_good(path);
-    model_file_preload(f, on_progress, &preload_done);
+    assert(model_file_preload(f, on_progress, &preload_done));
     assert(preload_calls >= 4 && preload_done == 100 << 20 && preload_total == preload_done);
-    model_file_preload(f, NULL, NULL);
+    assert(model_file_preload(f, NULL, NULL));
+    assert(!model_file_preload(f, give_up, &n_calls) && n_calls == 2);
     assert(!model_file_is_lost(f));
     (void)model_file_close(f);
 }
@@ -611,7 +620,7 @@ static void test_preload_survives_truncation(void) {
     assert(truncate(path, 100 << 20) == 0);
     (void)snprintf(preload_path, sizeof(preload_path), "%s", path);
     f = open_good(path);
-    model_file_preload(f, on_progress, &preload_done);
+    assert(model_file_preload(f, on_progress, &preload_done));
     assert(preload_calls == 1 && model_file_is_lost(f));
     (void)model_file_close(f);
 }
