@@ -256,6 +256,6 @@ void call_begin(Conn *c, const struct codec_request *request) {
         call_fail(call, STATUS_DEADLINE_EXCEEDED, "the time was up before the request came");
         return;
     }
-    set_deadline(call, (uint64_t)(request->timeout_ns + 999) / 1000);
+    set_deadline(call, (uint64_t)request->timeout_ns / 1000 + (request->timeout_ns % 1000 > 0));
     service_run(call, request->payload, request->n_payload);
 }
