@@ -203,7 +203,7 @@ static const struct key keys[] = {
     {"limits", "max_user_requests", parse_number, AT(n_user_requests_max), "512",
      "requests of one user", 1, 65536, NULL},
     {"limits", "max_user_bytes", parse_bytes, AT(n_user_bytes_max), "64M",
-     "bytes of one user's requests under way", 4096, NUMBER_MAX, NULL},
+     "bytes of one user's requests under way, and of answers left unread", 4096, NUMBER_MAX, NULL},
     {"limits", "max_unread_bytes", parse_bytes, AT(n_output_bytes_max), "1M",
      "output of one request that its client has not read; beyond it the request is ended", 4096, 1u << 30, NULL},
 

@@ -70,6 +70,8 @@ static void on_closed(uv_handle_t *handle) {
     free(c->codec_state);
     free(c->writing);
     free(c->refusal);
+    if (c->n_unread > 0)
+        quota_release(c->user, QUOTA_BYTES, c->n_unread);
     if (c->user)
         quota_release(c->user, QUOTA_CONNECTIONS, 1);
     list_unlink(&c->node);
@@ -134,6 +136,7 @@ static int write_rest(Conn *c, const uint8_t *bytes, size_t n) {
         return -ENOMEM;
     (void)memcpy(c->writing, bytes, n);
     buf = uv_buf_init((char *)c->writing, (unsigned)n);
+    c->n_writing = n;
     c->write.data = c;
     r = uv_write(&c->write, (uv_stream_t *)&c->pipe, &buf, 1, on_written);
     if (r < 0) {
@@ -164,12 +167,33 @@ static int write_some(Conn *c) {
     return 0;
 }
 
+/* What the peer leaves unread is its user's, or many connections could hold what one may not. */
+static int charge_unread(Conn *c) {
+    const uint8_t *bytes;
+    size_t n = c->writing ? c->n_writing + c->codec->pending(c->codec_state, &bytes) : 0;
+    Error error = ERROR_INIT;
+    User *user;
+
+    if (!c->user)
+        return 0;
+    if (n > c->n_unread &&
+        quota_charge(&c->daemon->quota, c->uid, QUOTA_BYTES, n - c->n_unread, &user, &error) != 0) {
+        log_notice("connection of pid %d, uid %u does not read its answers, closing it: %s",
+                   (int)c->pid, (unsigned)c->uid, error.text);
+        return -ENOBUFS;
+    }
+    if (n < c->n_unread)
+        quota_release(c->user, QUOTA_BYTES, c->n_unread - n);
+    c->n_unread = n;
+    return 0;
+}
+
 void conn_flush(Conn *c) {
     list_unlink(&c->dirty_node);
-    if (c->state == CONN_CLOSING || c->state == CONN_SNIFF || c->writing)
+    if (c->state == CONN_CLOSING || c->state == CONN_SNIFF)
         return;
-    if (write_some(c) < 0) {
-        conn_close(c); /* the peer is gone; its answers have nowhere to go */
+    if ((!c->writing && write_some(c) < 0) || charge_unread(c) < 0) {
+        conn_close(c); /* the peer is gone or reads nothing: answers have nowhere to go */
         return;
     }
     if (c->writing)

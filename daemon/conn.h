@@ -38,7 +38,9 @@ typedef struct Conn {
     uint8_t sniffed[SNIFF_BYTES_MAX];
     size_t n_sniffed;
     uv_write_t write;
-    uint8_t *writing;  /* bytes that the kernel has not taken yet */
+    uint8_t *writing; /* bytes that the kernel has not taken yet */
+    size_t n_writing;
+    size_t n_unread;   /* charged to the user: what is written and not taken */
     uint64_t stall_us; /* when the write under way is given up; 0: none */
     uint64_t check_us; /* when to look whether a half-closed peer is still there; 0: never */
 } Conn;

@@ -47,8 +47,13 @@ static int add_logprobs(Output *o, const Letter *letter) {
     return r;
 }
 
+/* One limit for all three together. */
+static size_t n_bytes(const Output *o) {
+    return buf_size(&o->text) + buf_size(&o->ids) + buf_size(&o->logprobs);
+}
+
 int output_add_token(Output *o, const Letter *letter) {
-    int r = output_add_text(o, letter->text, letter->n_text);
+    int r = n_bytes(o) < o->text.max ? output_add_text(o, letter->text, letter->n_text) : -ENOBUFS;
 
     if (r == 0 && o->wants_ids)
         r = buf_append(&o->ids, &letter->token, sizeof(letter->token));

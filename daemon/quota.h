@@ -9,7 +9,7 @@
 #define QUOTA_MAP(X)                                                                               \
     X(CONNECTIONS, "connections", max_user_connections)                                            \
     X(REQUESTS, "requests under way", max_user_requests)                                           \
-    X(BYTES, "bytes of waiting requests", max_user_bytes)
+    X(BYTES, "bytes of requests and unread answers", max_user_bytes)
 
 enum quota_kind {
 #define X(name, words, key) QUOTA_##name,
