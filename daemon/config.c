@@ -16,7 +16,7 @@
 #define MODEL_SECTION   "model"
 #define NUMBER_MAX      INT64_MAX
 #define SECONDS_MAX     (366ull * 86400)
-#define SOCKET_PATH_MAX 107 /* sockaddr_un */
+#define SOCKET_PATH_MAX 106 /* sockaddr_un, where its temporary name has one byte more */
 
 /* A parser reads `text` into the uint64_t or char * at `to`. Returns -EINVAL with a sentence that
  * says what the value must be, -ENOMEM. */

@@ -117,6 +117,7 @@ static int listen_at(const char *path, const struct listener_options *o, int *re
 
 static int open_path(Listener *l, const struct listener_options *o) {
     char temporary[sizeof(((struct sockaddr_un *)NULL)->sun_path) + 32];
+    struct stat status;
     int fd = -1, r;
 
     r = check_path(o->path);
@@ -126,6 +127,11 @@ static int open_path(Listener *l, const struct listener_options *o) {
     (void)snprintf(temporary, sizeof(temporary), "%s~", o->path);
     (void)unlink(temporary);
     r = listen_at(temporary, o, &fd);
+    if (r == 0 && lstat(temporary, &status) < 0) {
+        log_error("%s: %m", temporary);
+        r = -errno;
+        closep(&fd);
+    }
     if (r == 0 && rename(temporary, o->path) < 0) {
         log_error("can't rename %s to %s: %m", temporary, o->path);
         r = -errno;
@@ -139,8 +145,17 @@ static int open_path(Listener *l, const struct listener_options *o) {
         (void)unlink(temporary);
         return r;
     }
+    l->device = status.st_dev;
+    l->inode = status.st_ino;
     l->fds[l->n_fds++] = fd;
     return 0;
+}
+
+/* Whoever removed our socket may have put another there, which is not ours to remove. */
+static bool is_still_ours(const Listener *l) {
+    struct stat status;
+
+    return lstat(l->path, &status) == 0 && status.st_dev == l->device && status.st_ino == l->inode;
 }
 
 /* ---- systemd's ---- */
@@ -242,7 +257,8 @@ void listener_close(Listener *l) {
     if (l->is_closed)
         return;
     l->is_closed = true;
-    if (l->path) /* before the descriptor: nobody else can have taken the name yet */
+    /* Before the descriptor: while it listens, no other grokd takes the name over. */
+    if (l->path && is_still_ours(l))
         (void)unlink(l->path);
     for (size_t i = 0; i < l->n_pipes; i++)
         uv_close((uv_handle_t *)&l->pipes[i], NULL);

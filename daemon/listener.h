@@ -18,7 +18,9 @@ typedef struct Listener {
     bool is_waiting[LISTENER_SOCKETS_MAX]; /* a connection waits for memory */
     int fds[LISTENER_SOCKETS_MAX];
     size_t n_fds;
-    char *path; /* NULL: systemd's */
+    char *path;   /* NULL: systemd's */
+    dev_t device; /* of the path that was bound */
+    ino_t inode;
     bool is_closed;
 } Listener;
 
