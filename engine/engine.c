@@ -17,10 +17,6 @@
 #define SEQUENCES_DEFAULT 64
 #define SEQUENCES_MAX     65536
 
-/* OpenBLAS pays from so many rows on (measured with tests/bench; below it our own kernels read
- * less). */
-#define BLAS_ROWS_MIN 16
-
 /* ---- opening ---- */
 
 static int set_limits(GkEngine *e, const struct gk_options *o, Error *reterr) {
@@ -170,7 +166,8 @@ void engine_mul(const GkEngine *e, const struct weight *w, uint32_t begin,
 
     part.w = w->data + begin * w->row_bytes;
     part.row_bytes = w->row_bytes;
-    if (kern_types[w->type].act == ACT_F32 && !e->exact_floats && m->n_rows >= BLAS_ROWS_MIN)
+    if (kern_types[w->type].act == ACT_F32 && !e->exact_floats &&
+        m->n_rows >= e->kern->gemm_rows_min)
         kern_gemm_float(e->kern, w->type, &part);
     else
         e->kern->mul[w->type](&part);

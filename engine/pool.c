@@ -39,7 +39,7 @@ struct member {
 
 struct GkPool {
     unsigned n;
-    struct member *members; /* (n); member 0 is the caller and has no thread */
+    struct member *members; /* (n); member 0 is the caller: no thread of ours */
     pool_fn *run;
     void *userdata;
     bool stop;
@@ -137,13 +137,27 @@ static void *member_main(void *userdata) {
     }
 }
 
+/*
+ * The caller has the first CPU to itself while it leads, and its own mask before and after: what it
+ * may start meanwhile is not ours to confine. Left to the kernel, it may come to share a member's
+ * CPU where the others are busy, and then each barrier costs both their spins: 100 µs in place of
+ * less than one.
+ */
 void pool_run(GkPool *pool, pool_fn *fn, void *userdata) {
+    int cpu = pool->members[0].cpu;
+    cpu_set_t own;
+
+    if (cpu >= 0 && sched_getaffinity(0, sizeof(own), &own) < 0)
+        cpu = -1;
+    pin(cpu);
     pool->run = fn;
     pool->userdata = userdata;
     if (pool->n > 1)
         gate_open(&pool->work);
     fn(userdata, 0);
     pool_barrier(pool, 0);
+    if (cpu >= 0)
+        (void)sched_setaffinity(0, sizeof(own), &own);
 }
 
 /* ---- life ---- */
@@ -173,6 +187,7 @@ int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
     CLEANUP(gk_pool_freep) GkPool *pool = NULL;
     unsigned n_usable, n_wanted;
     cpu_set_t cpus;
+    bool pinned;
     int r;
 
     n_usable = cpus_usable(&cpus);
@@ -188,8 +203,10 @@ int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
         return error_set(reterr, -ENOMEM, "out of memory");
     pool->n = 1;
     pool->spin_ns = n_wanted <= n_usable ? SPIN_NS : 0;
+    pinned = n_wanted > 1 && n_wanted <= (unsigned)CPU_COUNT(&cpus);
+    pool->members[0] = (struct member){.pool = pool, .cpu = pinned ? nth_cpu(&cpus, 0) : -1};
     for (unsigned i = 1; i < n_wanted; i++) {
-        r = start_member(pool, i, n_wanted <= (unsigned)CPU_COUNT(&cpus) ? nth_cpu(&cpus, i) : -1);
+        r = start_member(pool, i, pinned ? nth_cpu(&cpus, i) : -1);
         if (r != 0)
             return error_set(reterr, -r, "can't start compute thread %u of %u: %s", i + 1, n_wanted,
                              strerror(r));

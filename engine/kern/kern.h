@@ -100,7 +100,7 @@ struct kern_attend {
     const void *k; // (head_size, 64) all of it memory that may be read, whatever is in it
     const void *v; // (64, head_size)
     const void *next_k, *next_v; /* what the next call will read, fetched meanwhile; or NULL */
-    bool f32;      /* the page's type, else f16 */
+    bool f32;                    /* the page's type, else f16 */
     const uint32_t *n_positions; // (n_rows) 1 .. 64: the row sees the page's first n positions
     float cap;                   /* > 0: scores are cap·tanh(s/cap) */
     void *scratch;               /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
@@ -108,6 +108,9 @@ struct kern_attend {
 
 struct kern_ops {
     const char *name;
+    /* Rows from which kern_gemm_float() is quicker than the tier's own float products (measured:
+     * tests/bench/math.c); UINT32_MAX: never. */
+    uint32_t gemm_rows_min;
 
     void (*mul[KERN_TYPE_N])(const struct kern_mul *m);
     /* One weight row to floats. */

@@ -13,6 +13,7 @@ typedef struct v16 {
 #define LANES_TILE_WIDTH(n) ((n) == 1 ? 4 : (n) <= 3 ? 2 : 1)
 #define LANES_MUL_ROWS      2
 #define LANES_MUL_OUTS      2
+#define LANES_GEMM_ROWS_MIN 32
 
 static inline v16 v16_load(const float *p) {
     return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};

@@ -11,6 +11,7 @@ typedef __m512 v16;
 #define LANES_TILE_WIDTH(n) 4
 #define LANES_MUL_ROWS      4
 #define LANES_MUL_OUTS      4
+#define LANES_GEMM_ROWS_MIN UINT32_MAX
 
 /* Lanes below n; all where n is 16 or more. */
 static inline __mmask16 v16_first_mask(size_t n) {

@@ -14,8 +14,9 @@ typedef struct v16 {
 /* How many vectors side by side a tile of n rows of accumulators has: what the registers hold. */
 #define LANES_TILE_WIDTH(n) 1
 /* Rows and outputs of a tile of a float product. */
-#define LANES_MUL_ROWS 1
-#define LANES_MUL_OUTS 1
+#define LANES_MUL_ROWS      1
+#define LANES_MUL_OUTS      1
+#define LANES_GEMM_ROWS_MIN 4
 
 #define LANES_EACH(expression)                                                                     \
     ({                                                                                             \

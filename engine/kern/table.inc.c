@@ -3,6 +3,7 @@
 
 const struct kern_ops TIER_OPS = {
     .name = TIER_NAME,
+    .gemm_rows_min = LANES_GEMM_ROWS_MIN,
     .mul =
         {
             [KERN_F32] = math_mul_f32,
