@@ -72,7 +72,8 @@ $(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd
                                  -DGROKD_SHARE_DIR='"$(SHAREDIR)"'
 
 # Instruction sets are chosen at run time; each of these files holds one, and exports its table only.
-AVX2   := -O3 -mavx2 -mfma -mf16c
+# (Not under sanitizers: compilers take many minutes over instrumented vector code, and tests/kern sets guard pages.)
+AVX2   := -O3 -fno-sanitize=all -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(BUILD)/engine/kern/%.o: ISA := -O3
 $(BUILD)/engine/kern/avx2.o: ISA := $(AVX2)
