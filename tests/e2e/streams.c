@@ -252,16 +252,22 @@ static void test_killed_clients_leave_nothing_behind(void) {
     test_daemon_stop(&d);
 }
 
-/* Reads nothing: its stream stalls or ends at a limit, and everybody else is served. */
+/* Reads nothing: its streams end at a named limit, and everybody else is served. */
 static void test_slow_reader_stalls_itself_alone(void) {
+    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
     TestDaemon d;
-    CLIENT *slow = test_connect(test_daemon_start(&d)), *client = test_connect(&d);
+    CLIENT *slow = NULL, *client = NULL;
     struct grokd_generate_request request = test_long(4000);
     struct grokd_sampling sampling = *request.sampling;
-    CLEANUP(freep) char *text = NULL;
     grokd_call *calls[6];
     int64_t slowest = 0;
 
+    test_daemon_init(&d);
+    test_daemon_configure(&d, "[limits]\nmax_unread_bytes = 64K\n");
+    test_daemon_spawn(&d, options);
+    test_daemon_await(&d, "READY=1");
+    slow = test_connect(&d);
+    client = test_connect(&d);
     sampling.logprobs = true;
     sampling.top_logprobs = 20;
     request.sampling = &sampling;
@@ -276,8 +282,16 @@ static void test_slow_reader_stalls_itself_alone(void) {
         slowest = MAX(slowest, now_ms() - begun);
     }
     (void)printf("# slowest answer beside a slow reader: %d ms\n", (int)slowest);
-    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+    test_await_running(&d, 0);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+        struct grokd_error error = {0};
+
+        if (test_finish(calls[i], NULL, &error) != GROKD_RESOURCE_EXHAUSTED) {
+            (void)printf("stream %zu: %d %s\n", i, error.code, error.text);
+            abort();
+        }
         calls[i] = grokd_call_free(calls[i]);
+    }
     slow = grokd_client_free(slow);
     client = grokd_client_free(client);
     test_daemon_stop(&d);

@@ -216,7 +216,9 @@ grokd_client *test_connect(const TestDaemon *d) {
     return client;
 }
 
-void test_await_idle(const TestDaemon *d) {
+static void await_status(const TestDaemon *d,
+                         bool (*is_due)(const struct grokd_status_response *, uint32_t),
+                         uint32_t n) {
     CLIENT *client = test_connect(d);
     int64_t end = now_ms() + IDLE_MS;
 
@@ -224,17 +226,33 @@ void test_await_idle(const TestDaemon *d) {
         ANSWER grokd_status_response *status = NULL;
 
         assert(grokd_status(client, &status, NULL) == GROKD_OK);
-        if (status->requests_running == 0 && status->requests_queued == 0 &&
-            status->kv_pages_used == 0 && status->connections == 1)
+        if (is_due(status, n))
             return;
         if (now_ms() > end) {
             (void)printf("running %u, queued %u, KV pages %lu, connections %u\n",
                          status->requests_running, status->requests_queued,
                          (unsigned long)status->kv_pages_used, status->connections);
+            print_log(d);
             abort();
         }
         (void)usleep(10000);
     }
+}
+
+static bool is_running(const struct grokd_status_response *status, uint32_t n) {
+    return status->requests_running + status->requests_queued == n;
+}
+
+static bool is_idle(const struct grokd_status_response *status, uint32_t n) {
+    return is_running(status, n) && status->kv_pages_used == 0 && status->connections == 1;
+}
+
+void test_await_running(const TestDaemon *d, uint32_t n) {
+    await_status(d, is_running, n);
+}
+
+void test_await_idle(const TestDaemon *d) {
+    await_status(d, is_idle, 0);
 }
 
 struct grokd_generate_request test_question(const char *model, const char *question) {

@@ -42,6 +42,8 @@ void test_daemon_stop(TestDaemon *d);
 bool test_daemon_logged(const TestDaemon *d, const char *text);
 
 grokd_client *test_connect(const TestDaemon *d);
+/* Waits until so many requests are running or queued. */
+void test_await_running(const TestDaemon *d, uint32_t n);
 /* Waits until no request runs, no KV page is used and no connection but ours is open. */
 void test_await_idle(const TestDaemon *d);
 
