@@ -51,6 +51,24 @@ static void test_notifies_in_order(void) {
     test_daemon_deinit(&d);
 }
 
+/* A grokd that was installed and told nothing serves the model that came with it, and says so. */
+static void test_no_model_configured_means_the_demo(void) {
+    TestDaemon d;
+    ANSWER grokd_list_models_response *list = NULL;
+    CLIENT *client = NULL;
+
+    test_daemon_init(&d);
+    test_daemon_spawn(&d, NULL);
+    test_daemon_await(&d, "READY=1");
+    expect_tar(&d, NULL);
+    client = test_connect(&d);
+    assert(grokd_list_models(client, &list, NULL) == GROKD_OK && list->n_models == 1);
+    assert(list->models[0]->is_demo && list->models[0]->is_default);
+    assert(test_daemon_logged(&d, "no model is configured"));
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 static void test_feeds_the_watchdog_idle_and_busy(void) {
     TestDaemon d;
     struct grokd_generate_request request = test_long(4000);
@@ -268,6 +286,7 @@ static void test_broken_model_does_not_stop_the_others(void) {
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(notifies_in_order),
+        TEST(no_model_configured_means_the_demo),
         TEST(feeds_the_watchdog_idle_and_busy),
         TEST(no_watchdog_asked_none_fed),
         {"term_lets_running_answers_end", test_term_lets_running_answers_end, 30},
