@@ -229,12 +229,14 @@ static void test_serves_an_activated_socket(void) {
     test_daemon_deinit(&d);
 }
 
-static void test_truncated_model_fails_alone(void) {
+/* Cuts the file of a model short, before a request or under one. */
+static void truncate_model(bool in_use) {
     TestDaemon d;
     char path[128], option[160];
     const char *options[] = {"--model", "demo=" DEMO_MODEL, "--model", option, NULL};
-    struct grokd_generate_request request = test_question("victim", "What is grep?");
+    struct grokd_generate_request request = test_long(4000);
     ANSWER grokd_list_models_response *list = NULL;
+    const struct grokd_event *event;
     struct grokd_error error = {0};
     CLIENT *client = NULL;
     CALL *call = NULL;
@@ -246,10 +248,19 @@ static void test_truncated_model_fails_alone(void) {
     test_daemon_spawn(&d, options);
     test_daemon_await(&d, "READY=1");
     expect_tar(&d, "victim");
-    assert(truncate(path, 300000) == 0);
     client = test_connect(&d);
-    call = test_begin(client, &request);
-    assert(test_finish(call, NULL, &error) == GROKD_DATA_LOSS);
+    request.model = "victim";
+    if (in_use) {
+        call = test_begin(client, &request);
+        assert(grokd_call_next(call, -1, &event, NULL) == GROKD_NEXT_EVENT);
+    }
+    assert(truncate(path, 300000) == 0);
+    if (!in_use)
+        call = test_begin(client, &request);
+    if (test_finish(call, NULL, &error) != GROKD_DATA_LOSS) {
+        (void)printf("it ended with %s: %s\n", grokd_code_name(error.code), error.text);
+        abort();
+    }
     expect_tar(&d, "demo");
     assert(grokd_list_models(client, &list, NULL) == GROKD_OK && list->n_models == 2);
     for (size_t i = 0; i < list->n_models; i++)
@@ -262,6 +273,14 @@ static void test_truncated_model_fails_alone(void) {
     call = grokd_call_free(call);
     client = grokd_client_free(client);
     test_daemon_stop(&d);
+}
+
+static void test_truncated_model_fails_alone(void) {
+    truncate_model(false);
+}
+
+static void test_model_truncated_in_use_fails_alone(void) {
+    truncate_model(true);
 }
 
 static void test_broken_model_does_not_stop_the_others(void) {
@@ -296,6 +315,7 @@ int main(int argc, char **argv) {
         TEST(what_is_no_socket_is_not_removed),
         TEST(serves_an_activated_socket),
         TEST(truncated_model_fails_alone),
+        TEST(model_truncated_in_use_fails_alone),
         TEST(broken_model_does_not_stop_the_others),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);

@@ -60,6 +60,7 @@ int test_main(const struct test *tests, size_t n, int argc, char **argv) {
     size_t number = 0;
     bool ok = true;
 
+    (void)setvbuf(stdout, NULL, _IOLBF, 0); /* what a test said before it aborted is kept */
     for (size_t i = 0; i < n; i++) {
         bool wanted = argc < 2;
 
