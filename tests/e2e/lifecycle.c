@@ -127,7 +127,7 @@ static void test_term_lets_running_answers_end(void) {
 static void test_draining_takes_no_new_requests(void) {
     TestDaemon d;
     CLIENT *client = test_connect(test_daemon_start(&d));
-    struct grokd_generate_request request = test_long(1000), late = test_question(NULL, "Hello");
+    struct grokd_generate_request request = test_long(300), late = test_question(NULL, "Hello");
     CALL *running = test_begin(client, &request), *refused = NULL;
     const struct grokd_event *event;
     struct grokd_error error = {0};

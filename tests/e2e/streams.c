@@ -150,11 +150,15 @@ static void test_disconnect_ends_the_work(void) {
     TestDaemon d;
     CLIENT *client = test_connect(test_daemon_start(&d));
     struct grokd_generate_request request = test_long(4000);
+    grokd_call *calls[4];
 
-    for (int i = 0; i < 4; i++)
-        await_first_event(test_begin(client, &request)); /* calls end with their client */
-    assert(grokd_client_free(client) == NULL);
-    client = NULL;
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+        calls[i] = test_begin(client, &request);
+        await_first_event(calls[i]);
+    }
+    client = grokd_client_free(client);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = grokd_call_free(calls[i]);
     test_daemon_stop(&d);
 }
 
@@ -263,7 +267,7 @@ static void test_slow_reader_stalls_itself_alone(void) {
     int64_t slowest = 0;
 
     test_daemon_init(&d);
-    test_daemon_configure(&d, "[limits]\nmax_unread_bytes = 64K\n");
+    test_daemon_configure(&d, "[limits]\nmax_unread_bytes = 8K\n");
     test_daemon_spawn(&d, options);
     test_daemon_await(&d, "READY=1");
     slow = test_connect(&d);

@@ -19,6 +19,13 @@
 #define START_MS 60000
 #define IDLE_MS  30000
 
+/* Sanitizer builds are several times slower. */
+static int slow_ms(int ms) {
+    const char *factor = getenv("GROKD_TEST_SLOWNESS");
+
+    return factor ? ms * (int)strtol(factor, NULL, 10) : ms;
+}
+
 static int64_t now_ms(void) {
     struct timespec t;
 
@@ -174,7 +181,7 @@ bool test_daemon_notified(TestDaemon *d, const char *line, int ms) {
 }
 
 void test_daemon_await(TestDaemon *d, const char *line) {
-    if (!test_daemon_notified(d, line, START_MS)) {
+    if (!test_daemon_notified(d, line, slow_ms(START_MS))) {
         print_log(d);
         (void)printf("grokd did not notify %s\n", line);
         abort();
@@ -220,7 +227,7 @@ static void await_status(const TestDaemon *d,
                          bool (*is_due)(const struct grokd_status_response *, uint32_t),
                          uint32_t n) {
     CLIENT *client = test_connect(d);
-    int64_t end = now_ms() + IDLE_MS;
+    int64_t end = now_ms() + slow_ms(IDLE_MS);
 
     for (;;) {
         ANSWER grokd_status_response *status = NULL;

@@ -231,7 +231,7 @@ func errorStatuses(ctx context.Context, p *peer) error {
 	unknown.Model = "no-such-model"
 	stream, err := p.inference.Generate(ctx, unknown)
 	if err == nil {
-		_, err = stream.Recv()
+		_, _, err = readStream(stream)
 	}
 	if err := expect(err, codes.NotFound); err != nil {
 		return err
@@ -244,7 +244,7 @@ func errorStatuses(ctx context.Context, p *peer) error {
 	cold.Sampling = &grokdv1.SamplingParams{
 		HasTemperature: &grokdv1.SamplingParams_Temperature{Temperature: -1}}
 	if stream, err = p.inference.Generate(ctx, cold); err == nil {
-		_, err = stream.Recv()
+		_, _, err = readStream(stream) // it may be told its place in the queue first
 	}
 	if err := expect(err, codes.InvalidArgument); err != nil {
 		return err
