@@ -31,15 +31,20 @@ unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/e
                      unit/engine-text unit/engine-stream unit/engine-sample
 unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
+<<<<<<< HEAD
 unit_daemon_TESTS := unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
 e2e_TESTS         :=
+=======
+unit_daemon_TESTS := unit/daemon-config unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
+e2e_TESTS         := e2e/lifecycle e2e/rpc e2e/streams
+>>>>>>> 1b76302 (tests: run end to end, interop and demo tests in make check)
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
 fuzz_TESTS        := fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
-script_TESTS      := unit/client-library.sh
-once_TESTS        :=
+script_TESTS      := unit/client-library.sh cli/grokctl.sh interop/go.sh interop/python.sh
+once_TESTS        := build.sh demo.sh readme.sh systemd/units.sh systemd/seccomp.sh
 
 # ---- how it is compiled ----
 
@@ -75,7 +80,7 @@ $(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd
 # (Not under sanitizers: compilers take many minutes over instrumented vector code, and tests/kern sets guard pages.)
 AVX2   := -O3 -fno-sanitize=all -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
-$(BUILD)/engine/kern/%.o: ISA := -O3
+$(BUILD)/engine/kern/%.o: ISA := $(KERN)
 $(BUILD)/engine/kern/avx2.o: ISA := $(AVX2)
 $(BUILD)/engine/kern/avx512.o: ISA := $(AVX512)
 $(BUILD)/engine/kern/vnni.o: ISA := $(AVX512) -mavx512vnni

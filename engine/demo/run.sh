@@ -26,7 +26,8 @@ trap 'exit 143' TERM
 start() {
     mkdir -p "$build/demo"
     : >"$build/demo/grokd.conf"
-    "$build/grokd" --config "$build/demo/grokd.conf" --socket "$socket" \
+    # In a session of its own, so that Ctrl-C ends the question first and grokd afterwards.
+    setsid "$build/grokd" --config "$build/demo/grokd.conf" --socket "$socket" \
         --model demo=engine/demo/model-q8_0.gguf 2>"$log" &
     daemon=$!
     until "$build/grokctl" --socket "$socket" status >/dev/null 2>&1; do

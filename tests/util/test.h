@@ -14,7 +14,7 @@ struct test {
     unsigned seconds; /* time limit; 0: TEST_SECONDS_DEFAULT (times GROKD_TEST_SLOWNESS) */
 };
 
-#define TEST_SECONDS_DEFAULT 10
+#define TEST_SECONDS_DEFAULT 30
 
 /* For tables: TEST(splits_at_every_byte) names the static function test_splits_at_every_byte. */
 #define TEST(name)                                                                                 \
