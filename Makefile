@@ -31,13 +31,8 @@ unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/e
                      unit/engine-text unit/engine-stream unit/engine-sample
 unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
-<<<<<<< HEAD
 unit_daemon_TESTS := unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
-e2e_TESTS         :=
-=======
-unit_daemon_TESTS := unit/daemon-config unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
 e2e_TESTS         := e2e/lifecycle e2e/rpc e2e/streams
->>>>>>> 1b76302 (tests: run end to end, interop and demo tests in make check)
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
