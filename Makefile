@@ -250,7 +250,7 @@ fuzz:
 
 # ---- lint ----
 
-LINT := lint/layers.sh lint/headers.sh lint/format.sh lint/tidy.sh
+LINT := lint/layers.sh lint/headers.sh lint/format.sh lint/manual.sh lint/tidy.sh
 
 lint:
 	@tests/deps install build lint

@@ -30,12 +30,22 @@ commands() {
     "$build/grokctl" --help | awk '/^Commands:/ { on = 1; next } /^$/ { on = 0 } on { print $1 }'
 }
 
+sample_is_whole() { # but for the keys of [model NAME]
+    "$build/grokd" --print-config | sed '/^\[model NAME\]/,$d' | grep -E '^(#[a-z_]+ = |\[)' |
+        while read -r line; do
+            grep -qxF "$line" systemd/grokd.conf || { echo "$line" && return 1; }
+        done
+}
+
 for file in man/*.[1-8]; do
     check "$file is well formed" mandoc -T lint -W error "$file"
 done
 
 mapfile -t words < <("$build/grokd" --help | options)
 check "grokd(8) has every option" documented man/grokd.8 "${words[@]}"
+mapfile -t words < <("$build/grokd" --print-config | sed -nE 's/^#([a-z_]+) = .*/\1/p' | sort -u)
+check "grokd.conf(5) has every key" documented man/grokd.conf.5 "${words[@]}"
+check "the sample configuration has every key, and the defaults" sample_is_whole
 mapfile -t words < <(commands)
 check "grokctl(1) has every command" documented man/grokctl.1 "${words[@]}"
 mapfile -t words < <({
