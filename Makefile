@@ -72,7 +72,9 @@ $(BUILD)/daemon/%.o: CPPFLAGS += -DGROKD_CONFIG_FILE='"$(SYSCONFDIR)/grokd/grokd
                                  -DGROKD_SHARE_DIR='"$(SHAREDIR)"'
 
 # Instruction sets are chosen at run time; each of these files holds one, and exports its table only.
-# (Not under sanitizers: compilers take many minutes over instrumented vector code, and tests/kern sets guard pages.)
+# Sanitizers see the generic one: compilers take many minutes over the others when instrumented, and
+# tests/kern sets guard pages.
+KERN   := $(if $(SANITIZE),-O1,-O3)
 AVX2   := -O3 -fno-sanitize=all -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(BUILD)/engine/kern/%.o: ISA := $(KERN)

@@ -40,7 +40,7 @@ static int set_address(struct sockaddr_un *a, const char *path) {
 static int check_path(const char *path) {
     CLEANUP(closep) int fd = -1;
     struct sockaddr_un address;
-    struct stat status;
+    struct stat status = {0};
 
     if (lstat(path, &status) < 0) {
         if (errno == ENOENT)
@@ -117,7 +117,7 @@ static int listen_at(const char *path, const struct listener_options *o, int *re
 
 static int open_path(Listener *l, const struct listener_options *o) {
     char temporary[sizeof(((struct sockaddr_un *)NULL)->sun_path) + 32];
-    struct stat status;
+    struct stat status = {0};
     int fd = -1, r;
 
     r = check_path(o->path);

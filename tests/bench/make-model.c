@@ -80,7 +80,10 @@ static void add_vocab(struct maker *m) {
         die("memory");
     for (uint32_t i = 0; i < n; i++) {
         if (i < 3)
-            (void)strcpy(text[i], i == 0 ? "<unk>" : i == 1 ? "<s>" : "</s>");
+            (void)snprintf(text[i], sizeof(text[i]), "%s",
+                           i == 0   ? "<unk>"
+                           : i == 1 ? "<s>"
+                                    : "</s>");
         else
             (void)snprintf(text[i], sizeof(text[i]), i < 259 ? "<0x%02X>" : "w%u",
                            i < 259 ? i - 3 : i);
