@@ -84,16 +84,15 @@ int ctl_fail_call(const Ctl *ctl, const struct grokd_error *error) {
 }
 
 int ctl_next(grokd_call *call, const struct grokd_event **ret_event, struct grokd_error *error) {
-    bool cancelled = false;
     int r;
 
-    /* A signal between the check and the wait is seen when the wait's time is over. */
-    while ((r = grokd_call_next(call, 250, ret_event, error)) == GROKD_NEXT_WAIT) {
-        if (ctl_interrupted() && !cancelled) {
+    /* Looked at before every event, since a fast answer never makes us wait. A signal between the
+     * look and the wait is seen when the wait's time is over. Cancelling twice does nothing. */
+    do {
+        if (ctl_interrupted())
             grokd_call_cancel(call);
-            cancelled = true;
-        }
-    }
+        r = grokd_call_next(call, 250, ret_event, error);
+    } while (r == GROKD_NEXT_WAIT);
     return r;
 }
 
