@@ -7,8 +7,10 @@
  * Integer sums may be made in any order; the fold is that of the definition. Weights of the next
  * sixteen outputs, one run of memory, are prefetched meanwhile.
  */
-#define GEMV_OUT  16
-#define GEMV_ROWS 4 /* rows that share one reading of the weights */
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+#define GEMV_OUT      16
+#define GEMV_ROWS     4 /* rows that share one reading of the weights */
 
 /* Sixteen vectors to their sixteen sums. */
 static inline __m512i sum_16(const __m512i v[16]) {
@@ -64,11 +66,14 @@ static inline __m512i quarter_scales(__m256i scale, int j) {
     return _mm512_permutexvar_epi16(index, _mm512_castsi256_si512(scale));
 }
 
-static inline void prefetch_next(const struct kern_mul *m, uint32_t out, size_t at, size_t n) {
+/* Always inlined: GCC 12 takes a function that only prefetches for one without effect, and drops
+ * its calls. */
+static ALWAYS_INLINE void prefetch_next(const struct kern_mul *m, uint32_t out, size_t at,
+                                        size_t n) {
     const uint8_t *next = m->w + (size_t)(out + GEMV_OUT) * m->row_bytes + at;
 
     for (size_t i = 0; i < n; i += 64)
-        _mm_prefetch((const char *)next + i, _MM_HINT_T1);
+        _mm_prefetch((const char *)next + i, _MM_HINT_T0);
 }
 
 /* Rows [first, first + n_rows) of the product, for 16 outputs from `out` on, of which n are there.
@@ -80,8 +85,6 @@ struct gemv {
     const int16_t *sums[GEMV_ROWS];
     uint32_t first, out, n;
 };
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* Block b of output o; outputs past the last repeat it. */
 static ALWAYS_INLINE const uint8_t *gemv_block(const struct gemv *g, size_t block_bytes, uint32_t o,
@@ -101,6 +104,7 @@ static ALWAYS_INLINE void gemv_super(const struct gemv *g, struct wide_format f,
         struct wide_super w;
         __m512i scale[4];
 
+        prefetch_next(g->m, g->out, ((size_t)b * GEMV_OUT + o) * f.block_bytes, f.block_bytes);
         f.super(gemv_block(g, f.block_bytes, o, b), &w);
         wd[o] = w.d;
         wm[o] = w.dmin;
@@ -146,6 +150,8 @@ static ALWAYS_INLINE void gemv_plain(const struct gemv *g, struct wide_format f,
         struct wide_plain w[2] = {0};
         __m512i q;
 
+        prefetch_next(g->m, g->out, ((size_t)b * GEMV_OUT + o * 2) * f.block_bytes,
+                      2 * f.block_bytes);
         for (int h = 0; h < n_blocks; h++)
             f.plain(gemv_block(g, f.block_bytes, o, b + (uint32_t)h), &w[h]);
         for (int h = 0; h < 2; h++) {
@@ -190,8 +196,6 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct wide_format
         for (int i = 0; i < n_rows; i++)
             y[i] = _mm512_setzero_ps();
         for (uint32_t b = 0; b < n_blocks; b += n_step) {
-            prefetch_next(m, g.out, (size_t)b * GEMV_OUT * f.block_bytes,
-                          n_step * GEMV_OUT * f.block_bytes);
             if (f.super)
                 gemv_super(&g, f, n_rows, b, y);
             else if (n_blocks - b > 1)
