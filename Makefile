@@ -14,15 +14,15 @@ engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/i
               engine/text/spm-gguf.c engine/text/spm-proto.c engine/text/stream.c engine/text/vocab.c
 kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/kern/generic.c engine/kern/kern.c \
               engine/kern/vnni.c
-proto_SRC  := proto/msg.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
+proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
 ctl_SRC    := client/cmd-generate.c client/cmd-models.c client/cmd-status.c client/cmd-text.c \
               client/ctl.c client/grokctl.c
-daemon_SRC := daemon/call.c daemon/config.c daemon/conn.c daemon/daemon.c daemon/job.c daemon/listener.c daemon/log.c \
-              daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c daemon/output.c daemon/quota.c \
-              daemon/sched.c daemon/service.c daemon/service-generate.c daemon/service-inference.c \
-              daemon/service-models.c daemon/text.c daemon/worker.c
+daemon_SRC := daemon/call.c daemon/config.c daemon/conn.c daemon/cost.c daemon/daemon.c daemon/job.c \
+              daemon/listener.c daemon/log.c daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c \
+              daemon/output.c daemon/quota.c daemon/sched.c daemon/service.c daemon/service-generate.c \
+              daemon/service-inference.c daemon/service-models.c daemon/text.c daemon/worker.c
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8

@@ -6,6 +6,7 @@
  */
 #include "base/alloc.h"
 #include "client/internal.h"
+#include "proto/retry.h"
 #include "proto/ttrpc.pb-c.h"
 
 #include <errno.h>
@@ -170,6 +171,15 @@ static void push_message(grokd_call *call, const uint8_t *bytes, size_t n) {
     call->n_queued_bytes += n_bytes;
 }
 
+static uint32_t read_retry(const Ttrpc__Status *status) {
+    uint64_t us;
+
+    for (size_t i = 0; i < status->n_details; i++)
+        if (retry_unpack(status->details[i].data, status->details[i].len, &us))
+            return (uint32_t)MIN(us / 1000 + (us % 1000 > 0), (uint64_t)UINT32_MAX);
+    return 0;
+}
+
 static void on_response(grokd_call *call, const struct ttrpc_frame *frame) {
     Ttrpc__Response *response;
     Error why = ERROR_INIT;
@@ -185,6 +195,7 @@ static void on_response(grokd_call *call, const struct ttrpc_frame *frame) {
         call_end(call, GROKD_INTERNAL, "grokd's answer is malformed: %s", why.text);
     } else if (response->status && response->status->code != GROKD_OK) {
         call_end(call, response->status->code, "%s", response->status->message);
+        call->error.retry_after_ms = read_retry(response->status);
     } else {
         if (!call->rpc->is_stream)
             push_message(call, response->payload.data, response->payload.len);

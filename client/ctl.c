@@ -75,9 +75,13 @@ int ctl_connect(Ctl *ctl) {
 
 int ctl_fail_call(const Ctl *ctl, const struct grokd_error *error) {
     if (ctl->json) {
-        int r = ctl_print_json(json_pack("{s:{s:s, s:o}}", "error", "code",
-                                         grokd_code_name(error->code), "message",
-                                         ctl_json_text(error->text, strlen(error->text))));
+        json_t *o = json_pack("{s:s, s:o}", "code", grokd_code_name(error->code), "message",
+                              ctl_json_text(error->text, strlen(error->text)));
+        int r;
+
+        if (error->retry_after_ms > 0)
+            json_object_set_new(o, "retry_after_ms", json_integer(error->retry_after_ms));
+        r = ctl_print_json(json_pack("{s:o}", "error", o));
         return r == EXIT_OK ? EXIT_REFUSED : r;
     }
     return ctl_fail(EXIT_REFUSED, "%s", error->text);

@@ -15,6 +15,7 @@ void write_error(struct grokd_error *error, int code, const char *format, ...) {
     if (!error)
         return;
     error->code = code;
+    error->retry_after_ms = 0;
     va_start(args, format);
     (void)vsnprintf(error->text, sizeof(error->text), format, args);
     va_end(args);

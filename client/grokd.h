@@ -65,8 +65,9 @@ enum grokd_code {
 };
 
 struct grokd_error {
-    int code;       /* enum grokd_code */
-    char text[508]; /* one sentence without a final dot */
+    int code;                /* enum grokd_code */
+    uint32_t retry_after_ms; /* when to try again what was refused for now; 0: not said */
+    char text[504];          /* one sentence without a final dot */
 };
 
 /* "NOT_FOUND"; "UNKNOWN" for a number that is no code. */

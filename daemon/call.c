@@ -16,10 +16,17 @@
 #include "daemon/log.h"
 #include "daemon/service.h"
 
+#include "proto/retry.h"
+
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Of what is refused for now: when to try again. */
+#define RETRY_MIN_US     100000ull
+#define RETRY_MAX_US     60000000ull
+#define RETRY_UNKNOWN_US 1000000ull
 
 static const char *const state_names[] = {
 #define X(name) #name,
@@ -103,10 +110,25 @@ static void let_go(Call *call) {
     daemon_something_ended(d);
 }
 
+/* How often requests end that had a sequence, while others wait for one. */
+static void learn_interval(const Call *call) {
+    struct daemon_counters *counters = &call->daemon->counters;
+    uint64_t now = daemon_now_us(call->daemon), us = now - counters->last_ended_us;
+    uint64_t *known = &counters->ended_interval_us;
+
+    if (call->started_us == 0)
+        return;
+    if (counters->is_backed_up)
+        *known = *known == 0 ? us : (*known * 7 + us) / 8;
+    counters->last_ended_us = now;
+    counters->is_backed_up = call->daemon->n_queued > 0;
+}
+
 static void finish(Call *call, const char *outcome) {
     struct daemon_counters *counters = &call->daemon->counters;
 
     call_set_state(call, CALL_DONE);
+    learn_interval(call);
     if (call->method->is_inference) {
         counters->n_requests++;
         counters->n_failed += strcmp(outcome, status_name(STATUS_OK)) != 0;
@@ -115,6 +137,39 @@ static void finish(Call *call, const char *outcome) {
     }
     log_ending(call, outcome);
     let_go(call);
+}
+
+/* A time in which half of those who wait will have ended, as requests end now. */
+static uint64_t retry_us(const Daemon *d) {
+    uint64_t interval = d->counters.ended_interval_us;
+
+    return interval == 0
+               ? RETRY_UNKNOWN_US
+               : MIN(MAX(interval * MAX(d->n_queued / 2, (size_t)1), RETRY_MIN_US), RETRY_MAX_US);
+}
+
+/* Says what is wrong, and when to try again. */
+static void send_refusal(Conn *c, uint64_t stream, const char *why) {
+    uint64_t us = retry_us(c->daemon);
+    char sentence[ERROR_TEXT_MAX + 64];
+    uint8_t detail[RETRY_BYTES_MAX];
+    size_t n = retry_pack(us, detail);
+
+    (void)snprintf(sentence, sizeof(sentence), "%s; try again in %.1f s", why, (double)us / 1e6);
+    conn_finish(c, stream, STATUS_RESOURCE_EXHAUSTED, sentence, detail, n);
+}
+
+static void call_refuse(Call *call, const char *format, ...) PRINTF_FORMAT(2, 3);
+static void call_refuse(Call *call, const char *format, ...) {
+    char sentence[ERROR_TEXT_MAX];
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(sentence, sizeof(sentence), format, args);
+    va_end(args);
+    log_debug("call %" PRIu64 " is refused: %s", call->id, sentence);
+    send_refusal(call->conn, call->stream, sentence);
+    finish(call, status_name(STATUS_RESOURCE_EXHAUSTED));
 }
 
 void call_fail(Call *call, enum status_code code, const char *format, ...) {
@@ -210,6 +265,47 @@ bool call_charge(Call *call, size_t n_bytes) {
     return true;
 }
 
+/* Those that came before it and wait, or may soon. */
+struct places {
+    uint64_t n_waiting, n_user_waiting, n_running;
+};
+
+static struct places count_places(const Call *call) {
+    struct places places = {0};
+
+    for (size_t i = 0; i < DAEMON_CALL_BUCKETS; i++)
+        list_for_each (node, &call->daemon->calls[i]) {
+            const Call *other = container_of(node, Call, id_node);
+            bool waits = other->state == CALL_OPENING || other->state == CALL_QUEUED;
+
+            if (other == call || other->model != call->model || !other->method->is_inference)
+                continue;
+            places.n_waiting += waits;
+            places.n_user_waiting += waits && other->conn->uid == call->conn->uid;
+            places.n_running += other->state == CALL_RUNNING;
+        }
+    return places;
+}
+
+bool call_find_place(Call *call) {
+    const Config *config = call->daemon->config;
+    struct places places = count_places(call);
+
+    if (places.n_waiting + places.n_running < config->n_sequences_max)
+        return true; /* it will not wait */
+    if (places.n_waiting >= config->n_queued_max) {
+        call_refuse(call, "%" PRIu64 " requests wait for model %s (max_queued_requests)",
+                    places.n_waiting, call->model->name);
+        return false;
+    }
+    if (places.n_user_waiting >= config->n_user_queued_max) {
+        call_refuse(call, "%" PRIu64 " requests of user %u wait (max_user_queued_requests)",
+                    places.n_user_waiting, (unsigned)call->conn->uid);
+        return false;
+    }
+    return true;
+}
+
 static int new_call(Conn *c, const struct codec_request *request, Call **ret, Error *reterr) {
     Daemon *d = c->daemon;
     Call *call;
@@ -249,7 +345,7 @@ void call_begin(Conn *c, const struct codec_request *request) {
     if (new_call(c, request, &call, &error) != 0) {
         log_notice("%s of pid %d, uid %u refused: %s", request->method, (int)c->pid,
                    (unsigned)c->uid, error.text);
-        conn_finish(c, request->stream, STATUS_RESOURCE_EXHAUSTED, error.text, NULL, 0);
+        send_refusal(c, request->stream, error.text);
         return;
     }
     if (request->timeout_ns < 0) {

@@ -36,7 +36,7 @@ struct call_scores {
 /* Owner: Conn. Thread: loop. */
 typedef struct Call {
     ListNode conn_node, id_node, dirty_node;
-    ListNode model_node; /* in its model's queue, or among those who wait for its state */
+    ListNode model_node; /* among those who wait for its model's state */
     struct Daemon *daemon;
     struct Conn *conn;
     uint64_t id, stream;
@@ -47,7 +47,7 @@ typedef struct Call {
     struct Model *model; /* in use by this call; NULL: none */
     Job *job;            /* the worker has it; NULL: not yet, or no more */
     char request_id[CALL_ID_MAX + 1];
-    uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us, told_us;
+    uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us;
     size_t n_prompt, n_prompt_done, n_generated;
     uint64_t seed;
     /* Generate */
@@ -76,5 +76,8 @@ int call_send(Call *call, const ProtobufCMessage *message);
 void call_mark_dirty(Call *call);
 /* Milliseconds that the message asks for, 0: none. Returns false where the call is over. */
 bool call_set_timeout(Call *call, uint32_t ms);
+/* Looks for a place among those that run or wait for its model. Returns false where the call is
+ * over: refused, with a hint when to try again. */
+bool call_find_place(Call *call);
 /* Charges what it keeps in memory. Returns false where the call is over. */
 bool call_charge(Call *call, size_t n_bytes);

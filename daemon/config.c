@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "daemon/log.h"
+#include "daemon/sched.h"
 #include "engine/engine.h"
 
 #include <ctype.h>
@@ -149,8 +150,10 @@ static int parse_isa(const struct key *key, const char *text, void *to, Error *r
 
 static const char *const log_levels[] = {"error", "warning", "notice", "info", "debug", NULL};
 static const char *const kv_types[] = {"f16", "f32", NULL};
+static const char *const priorities[] = {"interactive", "normal", "batch", NULL};
 
-_Static_assert(LOG_LEVEL_DEBUG == 4 && GK_KV_F16 == 0 && GK_KV_F32 == 1, "places are numbers");
+_Static_assert(LOG_LEVEL_DEBUG == 4 && GK_KV_F16 == 0 && GK_KV_F32 == 1 && SCHED_CLASS_BATCH == 2,
+               "places are numbers");
 
 #define AT(field)       offsetof(Config, field)
 #define AT_MODEL(field) offsetof(struct config_model, field)
@@ -186,6 +189,8 @@ static const struct key keys[] = {
      "requests of a model that run together; others wait", 1, 4096, NULL},
     {"engine", "step_rows", parse_number, AT(n_step_rows), "128",
      "prompt tokens in one step; fewer make others' tokens and cancellation more prompt", 1, 8192, NULL},
+    {"engine", "target_token_time", parse_time, AT(target_us), "200ms",
+     "prompts may stretch the time between two tokens of others up to this", 1000, 10000000, NULL},
 
     {"requests", "default_max_tokens", parse_number, AT(n_tokens_default), "512",
      "tokens to generate where a request says nothing", 1, UINT32_MAX, NULL},
@@ -193,11 +198,17 @@ static const struct key keys[] = {
      "time a request has where it says nothing; 0: no limit", 0, SECONDS_MAX * 1000000, NULL},
     {"requests", "max_timeout", parse_time, AT(timeout_max_us), "0",
      "time a request may ask for; longer ones get this; 0: no limit", 0, SECONDS_MAX * 1000000, NULL},
+    {"requests", "default_priority", parse_word, AT(priority_default), "normal",
+     "of requests that say nothing: interactive, normal, batch", 0, 0, priorities},
 
     {"limits", "max_connections", parse_number, AT(n_connections_max), "1024",
      "connections at once", 1, 65536, NULL},
     {"limits", "max_requests", parse_number, AT(n_requests_max), "1024",
      "requests under way at once, waiting ones included", 1, 65536, NULL},
+    {"limits", "max_queued_requests", parse_number, AT(n_queued_max), "512",
+     "requests of a model that wait to be computed", 0, 65536, NULL},
+    {"limits", "max_user_queued_requests", parse_number, AT(n_user_queued_max), "256",
+     "of these, requests of one user", 0, 65536, NULL},
     {"limits", "max_user_connections", parse_number, AT(n_user_connections_max), "512",
      "connections of one user", 1, 65536, NULL},
     {"limits", "max_user_requests", parse_number, AT(n_user_requests_max), "512",

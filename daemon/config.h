@@ -20,10 +20,10 @@ typedef struct Config {
     char *socket, *socket_group, *isa;
     uint64_t socket_mode, log_level, drain_us, write_us;
     uint64_t n_threads, kv_bytes, kv_type, exact_floats, preload, n_context_max, n_sequences_max,
-        n_step_rows;
-    uint64_t n_tokens_default, timeout_default_us, timeout_max_us;
+        n_step_rows, target_us;
+    uint64_t n_tokens_default, timeout_default_us, timeout_max_us, priority_default;
     uint64_t n_connections_max, n_requests_max, n_user_connections_max, n_user_requests_max,
-        n_user_bytes_max, n_output_bytes_max;
+        n_user_bytes_max, n_output_bytes_max, n_queued_max, n_user_queued_max;
     struct config_model models[CONFIG_MODELS_MAX];
     size_t n_models;
 } Config;

@@ -30,8 +30,6 @@
 #define OWN_FILES 64
 /* How often the watchdog is fed within its period. */
 #define WATCHDOG_SHARE 4
-/* A waiting request hears of its place so often. */
-#define POSITION_US 250000
 
 uint64_t daemon_now_us(const Daemon *d) {
     (void)d;
@@ -112,24 +110,6 @@ static void on_after_poll(uv_check_t *handle) {
 
 /* ---- letters ---- */
 
-/* Those who wait hear how far they have come. */
-static void tell_positions(Daemon *d, Model *m) {
-    uint64_t now = daemon_now_us(d);
-    uint32_t position = 0;
-
-    list_for_each (node, &m->queue) {
-        Call *call = container_of(node, Call, model_node);
-
-        if (call->output.position != position && now - call->told_us >= POSITION_US) {
-            call->told_us = now;
-            call->output.position = position;
-            call->output.has_position = call->method->kind == CODEC_SERVER_STREAM;
-            call_mark_dirty(call);
-        }
-        position++;
-    }
-}
-
 static void take_letter(Daemon *d, Letter *letter) {
     Call *call = call_find(d, letter->id);
     Model *model = letter->model;
@@ -144,8 +124,6 @@ static void take_letter(Daemon *d, Letter *letter) {
         model_lose(model);
     if (call)
         service_letter(call, letter);
-    if (letter->type == LETTER_STARTED || is_ended)
-        tell_positions(d, model);
     worker_letter_free(letter);
     if (is_ended)
         model_release(model);
@@ -381,6 +359,7 @@ static int start_worker(Daemon *d) {
                                         .n_jobs_max = c->n_requests_max,
                                         .n_sequences_max = c->n_sequences_max,
                                         .n_prompt_rows_max = (uint32_t)c->n_step_rows,
+                                        .target_us = c->target_us,
                                         .wake = wake_loop,
                                         .userdata = d,
                                     });

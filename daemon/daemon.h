@@ -17,6 +17,8 @@
 
 struct daemon_counters {
     uint64_t n_requests, n_failed, n_prompt_tokens, n_generated_tokens;
+    uint64_t last_ended_us, ended_interval_us; /* of requests, while others waited; 0: not known */
+    bool is_backed_up;                         /* others waited at the last ending */
 };
 
 /* Owner: main. Thread: loop. */

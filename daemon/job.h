@@ -3,15 +3,17 @@
 
 #include "base/error.h"
 #include "base/list.h"
+#include "daemon/sched.h"
 #include "engine/engine.h"
 #include "proto/status.h"
 
 #include <stdatomic.h>
 
+struct Lane;
 struct Model;
 
 enum letter_type {
-    LETTER_WAITING, /* it is in order, and has to wait for its sequence */
+    LETTER_WAITING, /* it has to wait for its sequence, or has come nearer to it */
     LETTER_STARTED, /* it has its sequence */
     LETTER_PREFILL, /* part of the prompt is done */
     LETTER_TOKEN,   /* a token, and the text that it released */
@@ -26,6 +28,8 @@ typedef struct Letter {
     uint64_t id;                         /* the call's */
     struct Model *model;                 /* not touched by the worker */
     uint64_t n_kv_free, n_kv_total;      /* of STARTED and ENDED */
+    uint32_t n_ahead;                    /* of WAITING: requests that start before it */
+    uint64_t wait_us;                    /* of WAITING: estimated; 0: not known */
     size_t n_prompt_done;                /* of PREFILL */
     int32_t token;                       /* of TOKEN */
     float logprob;                       /* of TOKEN */
@@ -47,11 +51,18 @@ typedef struct Job {
     size_t n_tokens;
     struct gk_params params;
     void *params_memory; /* what its pointers point into */
+    uint32_t uid;
+    enum sched_class class;
+    uint64_t deadline_us; /* by uv_hrtime(); 0: none */
     atomic_bool is_cancelled;
     /* the worker's */
+    struct Lane *lane;
+    SchedEntry entry;
     GkSeq *seq;
-    uint64_t round;  /* the last one it was stepped in */
-    bool is_checked; /* its parameters are known to be right */
+    bool is_checked;  /* its parameters are known to be right */
+    bool was_started; /* it may wait again */
+    bool was_told;    /* that it waits */
+    uint32_t told_ahead;
     /* the end, valid from LETTER_ENDED on */
     enum gk_finish finish;
     enum status_code code;

@@ -59,7 +59,7 @@ static Model *model_free(Model *m) {
     if (!m)
         return NULL;
     assert(!m->engine && m->n_users == 0 && !m->is_working);
-    assert(list_is_empty(&m->queue) && list_is_empty(&m->waiters));
+    assert(list_is_empty(&m->waiters));
     list_unlink(&m->node);
     m->daemon->models.n--;
     free(m->name);
@@ -87,7 +87,6 @@ int models_add(Models *m, const char *name, const char *path, Model **ret, Error
     model = alloc_new(Model);
     if (model) {
         list_init(&model->node);
-        list_init(&model->queue);
         list_init(&model->waiters);
         model->daemon = m->daemon;
         model->name = alloc_string(name);

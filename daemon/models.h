@@ -43,7 +43,6 @@ typedef struct Model {
     GkEngine *engine; /* NULL: none */
     uint64_t n_users; /* calls, jobs and background work that need the engine */
     uint64_t n_kv_free, n_kv_total;
-    ListNode queue;   /* calls that wait for a sequence, oldest first */
     ListNode waiters; /* calls that wait for its state to change */
     uv_work_t work;
     /* the background's */

@@ -19,6 +19,7 @@ typedef struct Output {
     uint32_t n_prefill_done;
     bool has_position;
     uint32_t position;
+    uint64_t wait_us; /* estimated; 0: not known */
 } Output;
 
 void output_init(Output *o, size_t n_bytes_max);

@@ -46,6 +46,7 @@ static int send_position(Call *call) {
     int r;
 
     queued.position = call->output.position;
+    queued.estimated_wait_us = call->output.wait_us;
     event.event_case = GROKD__V1__GENERATE_EVENT__EVENT_QUEUED;
     event.queued = &queued;
     r = send_event(call, &event);

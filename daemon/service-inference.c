@@ -198,20 +198,13 @@ static bool take_sampling(Call *call, Job *job, const Grokd__V1__SamplingParams 
 
 /* ---- to the worker ---- */
 
-static size_t count(const ListNode *list) {
-    size_t n = 0;
-
-    list_for_each (node, list)
-        n++;
-    return n;
-}
-
 /* Takes the job, or ends the call. */
 static void push(Call *call, Job *job) {
     Daemon *d = call->daemon;
     Model *model = call->model;
 
     call->n_prompt = job->n_tokens;
+    job->deadline_us = call->deadline_us;
     if (worker_push(&d->worker, job) != 0) {
         (void)job_free(job);
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "too many requests are waiting");
@@ -219,10 +212,8 @@ static void push(Call *call, Job *job) {
     }
     model_use(model); /* until the job comes back */
     call->job = job;
-    call->queued_us = call->told_us = daemon_now_us(d);
+    call->queued_us = daemon_now_us(d);
     call_set_state(call, CALL_QUEUED);
-    call->output.position = (uint32_t)count(&model->queue);
-    list_push_back(&model->queue, &call->model_node);
 }
 
 /* What is not given is clipped to the context that is left; what is given is refused beyond it. */
@@ -337,16 +328,42 @@ static void take_prompt(Call *call, Job *job, const char *text, unsigned flags) 
     text_work_start(w);
 }
 
-static Job *new_job(Call *call, enum gk_mode mode) {
-    Job *job = job_new(call->id, call->model, call->model->engine);
+/* Returns false where it is none. */
+static bool read_priority(const Daemon *d, Grokd__V1__Priority priority, enum sched_class *ret) {
+    static const enum sched_class classes[] = {
+        [GROKD__V1__PRIORITY__PRIORITY_INTERACTIVE] = SCHED_CLASS_INTERACTIVE,
+        [GROKD__V1__PRIORITY__PRIORITY_NORMAL] = SCHED_CLASS_NORMAL,
+        [GROKD__V1__PRIORITY__PRIORITY_BATCH] = SCHED_CLASS_BATCH,
+    };
 
+    if (priority == GROKD__V1__PRIORITY__PRIORITY_UNSPECIFIED)
+        *ret = (enum sched_class)d->config->priority_default;
+    else if (priority > 0 && (size_t)priority < ARRAY_SIZE(classes))
+        *ret = classes[priority];
+    else
+        return false;
+    return true;
+}
+
+/* NULL: the call is over. */
+static Job *new_job(Call *call, enum gk_mode mode, Grokd__V1__Priority priority) {
+    CLEANUP(job_freep) Job *job = NULL;
+
+    if (!call_find_place(call))
+        return NULL;
+    job = job_new(call->id, call->model, call->model->engine);
     if (!job) {
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
         return NULL;
     }
+    if (!read_priority(call->daemon, priority, &job->class)) {
+        call_fail(call, STATUS_INVALID_ARGUMENT, "there is no priority %d", (int)priority);
+        return NULL;
+    }
+    job->uid = call->conn->uid;
     job->params = gk_params_default();
     job->params.mode = mode;
-    return job;
+    return take_ptr(job);
 }
 
 void inference_generate(Call *call, void *request) {
@@ -364,7 +381,7 @@ void inference_generate(Call *call, void *request) {
     }
     if (!call_charge(call, is_text ? strlen(q->text) : q->tokens->n_ids * sizeof(int32_t)))
         return;
-    job = new_job(call, GK_GENERATE);
+    job = new_job(call, GK_GENERATE, q->priority);
     if (!job || !take_sampling(call, job, q->sampling) ||
         (is_tokens && !copy_tokens(call, job, q->tokens)))
         return;
@@ -389,7 +406,7 @@ void inference_score(Call *call, void *request) {
     }
     if (!call_charge(call, is_text ? strlen(q->text) : q->tokens->n_ids * sizeof(int32_t)))
         return;
-    job = new_job(call, GK_SCORE);
+    job = new_job(call, GK_SCORE, q->priority);
     if (!job || (is_tokens && !copy_tokens(call, job, q->tokens)))
         return;
     job->params.n_logprobs = q->top_logprobs;

@@ -98,12 +98,13 @@ void service_letter(Call *call, const Letter *letter) {
     switch (letter->type) {
     case LETTER_WAITING:
         call->output.has_position = true;
+        call->output.position = letter->n_ahead;
+        call->output.wait_us = letter->wait_us;
         call_mark_dirty(call);
         return;
     case LETTER_STARTED:
         call->started_us = daemon_now_us(call->daemon);
         call_set_state(call, CALL_RUNNING);
-        list_unlink(&call->model_node);
         call->output.has_position = false;
         call->output.has_prefill = true;
         call_mark_dirty(call);

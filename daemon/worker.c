@@ -1,10 +1,12 @@
 /*
  * See worker.h.
  *
- * One round: take new jobs, let go of cancelled ones, give sequences to those that waited (first
- * come, first served, for each engine), and run one step of each engine that has sequences. So a
- * cancellation waits for one step at most, and a job that can't have its KV pages now waits without
- * being passed by later ones.
+ * One round: take new jobs, let go of cancelled and late ones, give sequences to those that wait as
+ * each engine's scheduler says (sched.c), and run one step of each engine that has sequences. So a
+ * cancellation waits for one step at most.
+ *
+ * A sequence that must make room is let go of: its request waits again, and goes on to the same
+ * tokens when its turn comes.
  *
  * The worker never waits for a client: it posts letters, and what a slow client has not read piles
  * up in its call, where there is a limit. It waits for the loop only where thousands of letters are
@@ -14,11 +16,19 @@
 
 #include "base/alloc.h"
 
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <uv.h>
 
 /* Letters that the loop has not taken: some steps of every sequence. */
 #define LETTERS_MAX 16384
+/* A waiting request hears of its place so often. */
+#define POSITION_US 250000
+
+static uint64_t now_us(void) {
+    return uv_hrtime() / 1000;
+}
 
 /* ---- endings ---- */
 
@@ -29,13 +39,19 @@ static void post(Worker *w, Letter *letter) {
 /* The job goes back; it is not touched any more. */
 static void end_job(Worker *w, Job *job, enum gk_finish finish, enum status_code code) {
     job->seq = gk_seq_free(job->seq);
+    if (job->lane)
+        sched_remove(&job->lane->sched, &job->entry);
     gk_engine_kv_pages(job->engine, &job->letter.n_kv_free, &job->letter.n_kv_total);
     job->finish = finish;
     job->code = code;
     job->letter.type = LETTER_ENDED;
-    w->may_start = true;
     list_unlink(&job->letter.node);
     post(w, &job->letter);
+}
+
+static void end_refused(Worker *w, Job *job) {
+    (void)error_set(&job->error, 0, "out of memory");
+    end_job(w, job, GK_FINISH_NONE, STATUS_RESOURCE_EXHAUSTED);
 }
 
 static enum status_code code_of(int r) {
@@ -53,8 +69,8 @@ static enum status_code code_of(int r) {
     }
 }
 
-static void end_cancelled(Worker *w, ListNode *jobs, bool all) {
-    list_for_each_safe (node, jobs) {
+static void end_cancelled(Worker *w, bool all) {
+    list_for_each_safe (node, &w->jobs) {
         Job *job = container_of(node, Job, letter.node);
 
         if (all || atomic_load(&job->is_cancelled))
@@ -62,83 +78,207 @@ static void end_cancelled(Worker *w, ListNode *jobs, bool all) {
     }
 }
 
-/* ---- starting ---- */
+static void end_late(Worker *w) {
+    uint64_t now = now_us();
 
-static bool engine_has_running(const Worker *w, const GkEngine *engine) {
-    list_for_each (node, &w->running)
-        if (container_of(node, Job, letter.node)->engine == engine)
+    list_for_each_safe (node, &w->jobs) {
+        Job *job = container_of(node, Job, letter.node);
+        uint64_t at = job->entry.deadline_us;
+
+        if (!sched_is_late(&job->lane->sched, &job->entry, now))
+            continue;
+        if (at <= now)
+            (void)error_set(&job->error, 0, "the request's time was up");
+        else
+            (void)error_set(&job->error, 0,
+                            "the request's time does not suffice for its prompt: of %zu tokens %zu "
+                            "are left, and %" PRIu64 " ms",
+                            job->n_tokens, job->entry.n_pending, (at - now) / 1000);
+        end_job(w, job, GK_FINISH_NONE, STATUS_DEADLINE_EXCEEDED);
+    }
+}
+
+/* ---- lanes ---- */
+
+static Job *job_of(SchedEntry *entry) {
+    return container_of(entry, Job, entry);
+}
+
+static void set_options(const Worker *w, struct sched_options *o, const GkEngine *engine) {
+    const struct gk_model_info *info = gk_engine_info(engine);
+
+    *o = w->options;
+    o->n_rows_max = info->n_rows_max;
+    o->n_running_max = MIN(o->n_running_max, (size_t)info->n_sequences_max);
+    o->n_prompt_rows_max = MIN(o->n_prompt_rows_max, info->n_rows_max);
+}
+
+static Lane *new_lane(Worker *w) {
+    Lane *lane = alloc_new(Lane);
+
+    if (!lane || sched_init(&lane->sched, &w->options) < 0) {
+        free(lane);
+        return NULL;
+    }
+    list_push_back(&w->lanes, &lane->node);
+    w->n_lanes++;
+    return lane;
+}
+
+/* An idle lane keeps what it has learnt of its engine. It may be another one at the same address
+ * by then, which is learnt anew. */
+static Lane *get_lane(Worker *w, GkEngine *engine) {
+    Lane *found = NULL, *idle = NULL;
+
+    list_for_each (node, &w->lanes) {
+        Lane *lane = container_of(node, Lane, node);
+
+        if (lane->engine == engine)
+            found = lane;
+        if (lane->sched.n_entries == 0)
+            idle = lane;
+    }
+    if (!found)
+        found = w->n_lanes < WORKER_MODELS_MAX ? new_lane(w) : idle;
+    if (!found)
+        return NULL;
+    found->engine = engine;
+    if (found->sched.n_entries == 0)
+        set_options(w, &found->sched.options, engine);
+    return found;
+}
+
+static void take_job(Worker *w, Job *job) {
+    list_push_back(&w->jobs, &job->letter.node);
+    job->lane = get_lane(w, job->engine);
+    if (!job->lane) {
+        end_refused(w, job);
+        return;
+    }
+    job->entry = (SchedEntry){.deadline_us = job->deadline_us};
+    sched_add(&job->lane->sched, &job->entry, job->uid, job->class, now_us());
+    job->lane->has_newcomers = true;
+}
+
+/* Batch requests of one model wait for all others of every model. */
+static bool is_held_back(const Worker *w, const Lane *lane) {
+    if (sched_has_foreground(&lane->sched))
+        return false;
+    list_for_each (node, &w->lanes)
+        if (sched_has_foreground(&container_of(node, Lane, node)->sched))
             return true;
     return false;
 }
 
-static void start(Worker *w, Job *job) {
-    static const struct gk_result nothing;
-    Letter *letter = letter_new(LETTER_STARTED, job, &nothing);
+/* ---- starting ---- */
 
-    list_unlink(&job->letter.node);
-    list_push_back(&w->running, &job->letter.node);
+static const struct gk_result nothing;
+
+static void start(Worker *w, Job *job) {
+    Letter *letter;
+
+    job->entry.n_pending = gk_seq_n_pending(job->seq);
+    sched_start(&job->lane->sched, &job->entry, now_us());
+    if (job->was_started)
+        return;
+    job->was_started = true;
+    letter = letter_new(LETTER_STARTED, job, &nothing);
     if (!letter) {
-        (void)error_set(&job->error, 0, "out of memory");
-        end_job(w, job, GK_FINISH_NONE, STATUS_RESOURCE_EXHAUSTED);
+        end_refused(w, job);
         return;
     }
     gk_engine_kv_pages(job->engine, &letter->n_kv_free, &letter->n_kv_total);
     post(w, letter);
 }
 
+static int take_sequence(Job *job) {
+    return gk_seq_new(&job->seq, job->engine, job->tokens, job->n_tokens, &job->params,
+                      &job->error);
+}
+
+/* Before its first token a request has told nobody anything: it simply begins again. */
+static void suspend(Job *job, Job *for_whom) {
+    job->seq = gk_seq_free(job->seq);
+    sched_suspend(&job->lane->sched, &job->entry, &for_whom->entry);
+}
+
+/* Gives the job its sequence, where others make room for it if need be. */
+static void try_start(Worker *w, Job *job) {
+    Sched *sched = &job->lane->sched;
+    SchedEntry *victim;
+    int r;
+
+    for (;;) {
+        r = sched_is_full(sched) ? GK_E_BUSY : take_sequence(job);
+        victim = r == GK_E_BUSY ? sched_victim(sched, &job->entry) : NULL;
+        if (!victim)
+            break;
+        suspend(job_of(victim), job);
+    }
+    if (r == 0) {
+        start(w, job);
+    } else if (r != GK_E_BUSY || sched->n_running == 0) {
+        end_job(w, job, GK_FINISH_NONE, code_of(r));
+    } else {
+        job->error = (Error)ERROR_INIT;
+        sched_block(sched, &job->entry, now_us());
+    }
+}
+
+static void start_waiting(Worker *w, Lane *lane) {
+    SchedEntry *entry;
+
+    while ((entry = sched_next(&lane->sched, now_us())))
+        try_start(w, job_of(entry));
+}
+
+/* ---- waiting ---- */
+
+/* What could never run is refused before it waits. Returns false where the job has ended. */
+static bool check(Worker *w, Job *job) {
+    int r = take_sequence(job);
+
+    job->is_checked = true;
+    job->seq = gk_seq_free(job->seq);
+    if (r != 0 && r != GK_E_BUSY) {
+        end_job(w, job, GK_FINISH_NONE, code_of(r));
+        return false;
+    }
+    job->error = (Error)ERROR_INIT;
+    return true;
+}
+
 /* That it waits is worth knowing; where there is no memory to say so, it waits all the same. */
-static void tell_waiting(Worker *w, const Job *job) {
-    static const struct gk_result nothing;
+static void tell_place(Worker *w, Job *job) {
     Letter *letter = letter_new(LETTER_WAITING, job, &nothing);
 
-    if (letter)
-        post(w, letter);
+    job->was_told = true;
+    job->told_ahead = job->entry.n_ahead;
+    if (!letter)
+        return;
+    letter->n_ahead = job->entry.n_ahead;
+    letter->wait_us = sched_wait_us(&job->lane->sched, &job->entry);
+    post(w, letter);
 }
 
-/* Gives the job its sequence, or only checks that it may have one some day. Returns false where it
- * must wait. */
-static bool try_start(Worker *w, Job *job, bool check_only) {
-    int r =
-        gk_seq_new(&job->seq, job->engine, job->tokens, job->n_tokens, &job->params, &job->error);
+/* Newcomers hear at once that they wait, and everybody from time to time how far they have come. */
+static void tell_waiting(Worker *w, Lane *lane) {
+    uint64_t now = now_us();
+    bool is_due = now - lane->told_us >= POSITION_US;
 
-    if (r == 0 && !check_only) {
-        start(w, job);
-        return true;
-    }
-    if (r != 0 && (r != GK_E_BUSY || !engine_has_running(w, job->engine))) {
-        end_job(w, job, GK_FINISH_NONE, code_of(r));
-        return true;
-    }
-    job->seq = gk_seq_free(job->seq);
-    job->error = (Error)ERROR_INIT;
-    if (!job->is_checked)
-        tell_waiting(w, job);
-    job->is_checked = true;
-    return false;
-}
-
-static bool is_one_of(const GkEngine *engine, GkEngine *const *engines, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (engines[i] == engine)
-            return true;
-    return false;
-}
-
-static void start_waiting(Worker *w) {
-    GkEngine *full[WORKER_MODELS_MAX];
-    size_t n_full = 0;
-
-    w->may_start = false;
-    list_for_each_safe (node, &w->waiting) {
+    if (lane->sched.n_waiting == 0 || (!is_due && !lane->has_newcomers))
+        return;
+    lane->has_newcomers = false;
+    if (is_due)
+        lane->told_us = now;
+    sched_rank(&lane->sched);
+    list_for_each_safe (node, &w->jobs) {
         Job *job = container_of(node, Job, letter.node);
-        GkEngine *engine = job->engine;
 
-        if (is_one_of(engine, full, n_full)) {
-            if (!job->is_checked)
-                (void)try_start(w, job, true);
-        } else if (!try_start(w, job, false) && n_full < ARRAY_SIZE(full)) {
-            full[n_full++] = engine;
-        }
+        if (job->lane != lane || job->was_started || (!job->is_checked && !check(w, job)))
+            continue;
+        if (!job->was_told || (is_due && job->told_ahead != job->entry.n_ahead))
+            tell_place(w, job);
     }
 }
 
@@ -148,17 +288,18 @@ static void report(Worker *w, Job *job, const struct gk_result *result) {
     enum letter_type type = result->has_token      ? LETTER_TOKEN
                             : result->n_scores > 0 ? LETTER_SCORES
                                                    : LETTER_PREFILL;
-    Letter *letter = NULL;
+    bool is_silent = result->finish == GK_FINISH_FAILED ||
+                     (type == LETTER_PREFILL && job->entry.has_token); /* it was suspended */
+    Letter *letter = is_silent ? NULL : letter_new(type, job, result);
 
-    if (result->finish != GK_FINISH_FAILED) {
-        letter = letter_new(type, job, result);
-        if (!letter) {
-            (void)error_set(&job->error, 0, "out of memory");
-            end_job(w, job, GK_FINISH_NONE, STATUS_RESOURCE_EXHAUSTED);
-            return;
-        }
-        post(w, letter);
+    if (!is_silent && !letter) {
+        end_refused(w, job);
+        return;
     }
+    if (letter)
+        post(w, letter);
+    job->entry.n_pending = gk_seq_n_pending(job->seq);
+    job->entry.has_token |= result->has_token;
     switch (result->finish) {
     case GK_FINISH_NONE:
         return;
@@ -172,49 +313,36 @@ static void report(Worker *w, Job *job, const struct gk_result *result) {
     }
 }
 
-static void step_engine(Worker *w, GkEngine *engine) {
-    struct sched_budget budget = {.n_rows_max = gk_engine_info(engine)->n_rows_max,
-                                  .n_prompt_rows_max = w->n_prompt_rows_max};
+static void step(Worker *w, Lane *lane) {
+    Sched *sched = &lane->sched;
     struct gk_plan plan = {.rows = w->plan};
-    size_t n = 0;
+    uint64_t begun_us = now_us();
 
-    list_for_each (node, &w->running) {
-        Job *job = container_of(node, Job, letter.node);
-
-        if (job->engine != engine)
-            continue;
-        assert(n < w->n_sequences_max);
-        job->round = w->round;
-        w->jobs[n] = job;
-        w->rows[n++] = (struct sched_row){.n_pending = gk_seq_n_pending(job->seq)};
-    }
-    (void)sched_plan(&budget, w->rows, n);
-    for (size_t i = 0; i < n; i++) {
-        if (w->rows[i].n_rows == 0)
-            continue;
-        w->jobs[plan.n] = w->jobs[i]; /* plan.n <= i */
-        w->plan[plan.n++] =
-            (struct gk_plan_row){.seq = w->jobs[i]->seq, .n_rows = w->rows[i].n_rows};
-    }
-    (void)gk_step(engine, &plan, w->results); /* a failure is in the results */
+    if (sched_plan(sched, begun_us) == 0)
+        return;
+    for (; plan.n < sched->n_planned; plan.n++)
+        w->plan[plan.n] = (struct gk_plan_row){.seq = job_of(sched->planned[plan.n])->seq,
+                                               .n_rows = sched->planned[plan.n]->n_rows};
+    (void)gk_step(lane->engine, &plan, w->results); /* a failure is in the results */
     (void)atomic_fetch_add(&w->n_steps, 1);
+    sched_done(sched, now_us() - begun_us);
     for (size_t i = 0; i < plan.n; i++)
-        report(w, w->jobs[i], &w->results[i]);
+        report(w, job_of(sched->planned[i]), &w->results[i]);
 }
 
-static void step_all(Worker *w) {
-    ListNode *node = w->running.next;
+static void take_jobs(Worker *w) {
+    ListNode jobs;
 
-    w->round++;
-    while (node != &w->running) {
-        Job *job = container_of(node, Job, letter.node);
-
-        if (job->round == w->round) {
-            node = node->next;
-            continue;
-        }
-        step_engine(w, job->engine);
-        node = w->running.next; /* the step may have ended any of them */
+    list_init(&jobs);
+    atomic_store(&w->is_busy, !list_is_empty(&w->jobs));
+    if (list_is_empty(&w->jobs))
+        mailbox_wait(&w->inbox, &jobs);
+    else
+        mailbox_take(&w->inbox, &jobs);
+    atomic_store(&w->is_busy, true);
+    list_for_each_safe (node, &jobs) {
+        list_unlink(node);
+        take_job(w, container_of(node, Job, letter.node));
     }
 }
 
@@ -222,29 +350,23 @@ static void *worker_run(void *userdata) {
     Worker *w = userdata;
 
     while (!atomic_load(&w->is_stopping)) {
-        ListNode jobs;
+        take_jobs(w);
+        end_cancelled(w, false);
+        end_late(w);
+        list_for_each (node, &w->lanes) {
+            Lane *lane = container_of(node, Lane, node);
 
-        list_init(&jobs);
-        atomic_store(&w->is_busy, !list_is_empty(&w->running));
-        if (list_is_empty(&w->running) && list_is_empty(&w->waiting))
-            mailbox_wait(&w->inbox, &jobs);
-        else
-            mailbox_take(&w->inbox, &jobs);
-        list_for_each_safe (node, &jobs) {
-            list_unlink(node);
-            list_push_back(&w->waiting, node);
-            w->may_start = true;
+            if (!is_held_back(w, lane))
+                start_waiting(w, lane);
+            tell_waiting(w, lane);
         }
-        end_cancelled(w, &w->waiting, false);
-        end_cancelled(w, &w->running, false);
-        if (w->may_start)
-            start_waiting(w);
-        atomic_store(&w->is_busy, !list_is_empty(&w->running));
-        step_all(w);
+        end_late(w); /* what has started tells how much of its prompt is new */
+        list_for_each (node, &w->lanes)
+            if (!is_held_back(w, container_of(node, Lane, node)))
+                step(w, container_of(node, Lane, node));
     }
-    mailbox_take(&w->inbox, &w->waiting);
-    end_cancelled(w, &w->waiting, true);
-    end_cancelled(w, &w->running, true);
+    mailbox_take(&w->inbox, &w->jobs);
+    end_cancelled(w, true);
     return NULL;
 }
 
@@ -267,14 +389,15 @@ static int start_thread(Worker *w) {
 int worker_start(Worker *w, const struct worker_options *o) {
     int r;
 
-    *w = (Worker){.n_sequences_max = o->n_sequences_max, .n_prompt_rows_max = o->n_prompt_rows_max};
-    list_init(&w->waiting);
-    list_init(&w->running);
-    w->jobs = alloc_array(o->n_sequences_max, sizeof(*w->jobs));
+    *w = (Worker){.options = {.n_entries_max = o->n_jobs_max,
+                              .n_running_max = o->n_sequences_max,
+                              .n_prompt_rows_max = o->n_prompt_rows_max,
+                              .target_us = o->target_us}};
+    list_init(&w->jobs);
+    list_init(&w->lanes);
     w->plan = alloc_array(o->n_sequences_max, sizeof(*w->plan));
     w->results = alloc_array(o->n_sequences_max, sizeof(*w->results));
-    w->rows = alloc_array(o->n_sequences_max, sizeof(*w->rows));
-    if (!w->jobs || !w->plan || !w->results || !w->rows)
+    if (!w->plan || !w->results)
         return error_origin(-ENOMEM);
     r = mailbox_init(&w->inbox, o->n_jobs_max, NULL, NULL);
     if (r == 0)
@@ -294,10 +417,14 @@ void worker_stop(Worker *w) {
 void worker_deinit(Worker *w) {
     mailbox_deinit(&w->inbox);
     mailbox_deinit(&w->outbox);
-    free(w->jobs);
     free(w->plan);
     free(w->results);
-    free(w->rows);
+    list_for_each_safe (node, &w->lanes) {
+        Lane *lane = container_of(node, Lane, node);
+
+        sched_deinit(&lane->sched);
+        free(lane);
+    }
 }
 
 int worker_push(Worker *w, Job *job) {

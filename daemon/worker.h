@@ -3,35 +3,40 @@
 
 #include "daemon/job.h"
 #include "daemon/mailbox.h"
-#include "daemon/sched.h"
 
 #define WORKER_MODELS_MAX 128
+
+/* What one engine runs. Owner: Worker. Thread: worker. */
+typedef struct Lane {
+    ListNode node;
+    GkEngine *engine; /* valid while it has jobs */
+    Sched sched;
+    uint64_t told_us; /* when those who wait heard of their places */
+    bool has_newcomers;
+} Lane;
 
 /* Owner: Daemon. Thread: what is not said to be otherwise belongs to the worker. */
 typedef struct Worker {
     pthread_t thread; /* loop */
     Mailbox inbox;    /* jobs */
     Mailbox outbox;   /* letters */
-    ListNode waiting; /* jobs without a sequence, oldest first */
-    ListNode running; /* jobs with one, oldest first */
-    bool may_start;   /* something changed that waiting jobs may have waited for */
-    uint64_t round;
-    size_t n_sequences_max; /* of one engine */
-    uint32_t n_prompt_rows_max;
+    ListNode jobs;
+    ListNode lanes;
+    size_t n_lanes;
+    struct sched_options options; /* of every lane, but for what its engine says */
     /* (n_sequences_max) */
-    Job **jobs;
     struct gk_plan_row *plan;
     struct gk_result *results;
-    struct sched_row *rows;
     /* any thread */
     atomic_bool is_stopping, is_busy;
     atomic_ullong n_steps;
 } Worker;
 
 struct worker_options {
-    size_t n_jobs_max; /* alive at once */
-    size_t n_sequences_max;
+    size_t n_jobs_max;      /* alive at once */
+    size_t n_sequences_max; /* running at once, of one engine */
     uint32_t n_prompt_rows_max;
+    uint64_t target_us;           /* see sched.h */
     void (*wake)(void *userdata); /* letters are there; called on the worker's thread */
     void *userdata;
 };

@@ -19,7 +19,8 @@
 #include <stdint.h>
 
 #define CODEC_MESSAGE_BYTES_MAX 4194304 /* ttrpc's own limit for one message */
-#define CODEC_STREAMS_MAX       128     /* calls alive on one connection */
+#define CODEC_DETAIL_BYTES_MAX  128
+#define CODEC_STREAMS_MAX       128 /* calls alive on one connection */
 
 struct codec_request {
     uint64_t stream;        /* names the call until it is finished */
@@ -58,7 +59,8 @@ struct codec_ops {
      * the wire can carry; nothing was queued. */
     int (*send_message)(void *state, uint64_t stream, const uint8_t *bytes, size_t n);
     /* Ends a call: unary success carries its message; a stream's success carries none (n 0);
-     * a failure carries code and sentence. An answer that the wire can't carry or that the peer
+     * a failure carries code and sentence, and maybe (n > 0, at most CODEC_DETAIL_BYTES_MAX) one
+     * detail, a packed google.protobuf.Any. An answer that the wire can't carry or that the peer
      * leaves no room for is replaced by RESOURCE_EXHAUSTED. Both send functions return -ENOENT for
      * a call that has ended or was given up. -ENOMEM from finish(): the connection has failed. */
     int (*finish)(void *state, uint64_t stream, enum status_code code, const char *sentence,

@@ -27,7 +27,8 @@
 #include <string.h>
 
 /* Most that one ending takes: header, envelope, code, sentence. */
-#define ENDING_BYTES_MAX (TTRPC_HEADER_BYTES + 32 + TTRPC_SENTENCE_BYTES_MAX)
+#define ENDING_BYTES_MAX                                                                           \
+    (TTRPC_HEADER_BYTES + 32 + TTRPC_SENTENCE_BYTES_MAX + CODEC_DETAIL_BYTES_MAX)
 
 _Static_assert((CODEC_STREAMS_MAX + 1) * ENDING_BYTES_MAX < TTRPC_ENDINGS_BYTES_MAX,
                "each live stream can be ended");
@@ -127,9 +128,11 @@ static void free_stream(Ttrpc *t, struct stream *stream) {
 
 /* ---- endings ---- */
 
-static int put_failure(Ttrpc *t, uint32_t id, int code, const char *sentence) {
+static int put_detailed(Ttrpc *t, uint32_t id, int code, const char *sentence, const uint8_t *bytes,
+                        size_t n) {
     Ttrpc__Response response = TTRPC__RESPONSE__INIT;
     Ttrpc__Status status = TTRPC__STATUS__INIT;
+    ProtobufCBinaryData detail = {.data = (uint8_t *)(uintptr_t)bytes, .len = n};
     char text[TTRPC_SENTENCE_BYTES_MAX];
 
     (void)snprintf(text, sizeof(text), "%s", sentence ? sentence : "");
@@ -138,8 +141,15 @@ static int put_failure(Ttrpc *t, uint32_t id, int code, const char *sentence) {
     msg_make_utf8(text);
     status.code = code;
     status.message = text;
+    status.details = &detail;
+    status.n_details = n > 0;
+    assert(n <= CODEC_DETAIL_BYTES_MAX);
     response.status = &status;
     return ttrpc_put_message(&t->out, id, TTRPC_RESPONSE, 0, &response.base);
+}
+
+static int put_failure(Ttrpc *t, uint32_t id, int code, const char *sentence) {
+    return put_detailed(t, id, code, sentence, NULL, 0);
 }
 
 /* Room for one ending more than the live streams may need, or the peer does not read. */
@@ -206,7 +216,7 @@ static int ttrpc_finish(void *state, uint64_t id, enum status_code code, const c
     if (code == STATUS_OK)
         r = put_success(t, stream, bytes, n);
     else
-        r = put_failure(t, stream->id, (int)code, sentence);
+        r = put_detailed(t, stream->id, (int)code, sentence, bytes, n);
     free_stream(t, stream);
     if (r < 0) /* without an ending the peer would wait for ever */
         t->failed = error_trace(r);

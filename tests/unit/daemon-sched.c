@@ -1,123 +1,559 @@
-/* daemon/sched: years of arrivals in a second; budgets are kept and nobody starves. */
+/*
+ * daemon/sched: a simulated engine, clock and crowd. A step takes what a model of costs says, with
+ * noise; the scheduler knows neither the model nor the noise.
+ */
 #include "base/macro.h"
 #include "daemon/sched.h"
 #include "tests/util/test.h"
 
-#include <stdbool.h>
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
-#define N_SEQUENCES 64
-#define N_STEPS     200000
+#define N_REQUESTS    256 /* alive at once */
+#define N_RUNNING     32
+#define N_ROWS        (512 + N_RUNNING)
+#define N_STEP_ROWS   512
+#define TARGET_US     200000
+#define PAGE_TOKENS   64
+#define SECOND        1000000ull
+#define WARM_UP_STEPS 200
 
-struct sequence {
-    size_t n_pending, n_left; /* tokens to generate after the prompt */
-    uint64_t came;
-    bool had_row; /* in this step */
+struct request {
+    SchedEntry entry;
+    bool is_alive;
+    uint32_t uid, n_prompt, n_tokens, n_generated, n_pages;
+    enum sched_class class;
+    uint64_t came_us, last_token_us;
+    unsigned n_suspended;
 };
 
-static uint64_t state = 88172645463325252ull;
+/* What steps take: a line, or one that is flat at first, as experts are shared by more rows. */
+struct shape {
+    double fixed, prompt_row, decode_row, bend; /* bend: of rows^0.5 */
+};
+
+static struct sim {
+    Sched sched;
+    struct shape shape;
+    uint64_t now_us, n_steps;
+    uint32_t n_free_pages;
+    struct request requests[N_REQUESTS];
+    uint64_t n_tokens[8]; /* computed, by user */
+    uint64_t n_ended, n_resumed, n_late, longest_us;
+    uint64_t n_batch_rows, n_rows;
+} sim;
+
+static uint64_t random_state;
 
 static uint32_t random_below(uint32_t n) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 33) % n;
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 33) % n;
 }
 
-static size_t remove_ended(struct sequence *all, size_t n) {
-    size_t n_kept = 0;
+static void begin(struct shape shape, uint32_t n_pages) {
+    struct sched_options options = {.n_entries_max = N_REQUESTS,
+                                    .n_running_max = N_RUNNING,
+                                    .n_rows_max = N_ROWS,
+                                    .n_prompt_rows_max = N_STEP_ROWS,
+                                    .target_us = TARGET_US};
 
-    for (size_t i = 0; i < n; i++)
-        if (all[i].n_pending > 0)
-            all[n_kept++] = all[i];
-    return n_kept;
+    memset(&sim, 0, sizeof(sim));
+    random_state = 88172645463325252ull;
+    sim.shape = shape;
+    sim.now_us = 1000 * SECOND;
+    sim.n_free_pages = n_pages;
+    assert(sched_init(&sim.sched, &options) == 0);
 }
 
-/* One step as the engine would do it. */
-static void apply(struct sequence *all, const struct sched_row *rows, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        assert(rows[i].n_rows <= all[i].n_pending);
-        all[i].n_pending -= rows[i].n_rows;
-        if (rows[i].n_rows > 0 && all[i].n_pending == 0 && all[i].n_left > 0) {
-            all[i].n_left--;
-            all[i].n_pending = 1;
-        }
+static struct request *request_of(SchedEntry *e) {
+    return container_of(e, struct request, entry);
+}
+
+static double true_cost(uint32_t n_prompt, uint32_t n_decode) {
+    const struct shape *s = &sim.shape;
+
+    return s->fixed + s->prompt_row * n_prompt + s->decode_row * n_decode +
+           s->bend * sqrt(n_prompt + n_decode);
+}
+
+/* NULL: there is no place. */
+static struct request *arrive(uint32_t uid, enum sched_class class, uint32_t n_prompt,
+                              uint32_t n_tokens) {
+    for (size_t i = 0; i < N_REQUESTS; i++) {
+        struct request *r = &sim.requests[i];
+
+        if (r->is_alive)
+            continue;
+        *r = (struct request){.is_alive = true,
+                              .uid = uid,
+                              .class = class,
+                              .n_prompt = n_prompt,
+                              .n_tokens = n_tokens,
+                              .n_pages = (n_prompt + n_tokens) / PAGE_TOKENS + 1,
+                              .came_us = sim.now_us,
+                              .last_token_us = sim.now_us};
+        sched_add(&sim.sched, &r->entry, uid, class, sim.now_us);
+        return r;
     }
+    return NULL;
 }
 
-static void check_plan(const struct sched_budget *budget, const struct sequence *all,
-                       const struct sched_row *rows, size_t n, uint32_t n_planned) {
-    uint32_t sum = 0, n_prompt = 0;
-    bool oldest_prompt = true;
+static void end(struct request *r) {
+    if (r->entry.is_running)
+        sim.n_free_pages += r->n_pages;
+    sched_remove(&sim.sched, &r->entry);
+    r->is_alive = false;
+    sim.longest_us = MAX(sim.longest_us, sim.now_us - r->came_us);
+}
 
-    for (size_t i = 0; i < n; i++) {
-        sum += rows[i].n_rows;
-        if (all[i].n_pending == 1) {
-            assert(rows[i].n_rows == 1); /* who decodes has a token in every step */
+static bool has_foreground(void) {
+    for (size_t i = 0; i < N_REQUESTS; i++)
+        if (sim.requests[i].is_alive &&
+            (sim.requests[i].class != SCHED_CLASS_BATCH || sim.requests[i].entry.is_aged))
+            return true;
+    return false;
+}
+
+/* What the worker does. */
+static void start_waiting(void) {
+    SchedEntry *e, *victim;
+
+    while ((e = sched_next(&sim.sched, sim.now_us))) {
+        struct request *r = request_of(e);
+
+        assert(r->is_alive && !e->is_running);
+        assert(r->class != SCHED_CLASS_BATCH || e->is_aged || !has_foreground());
+        while ((sched_is_full(&sim.sched) || sim.n_free_pages < r->n_pages) &&
+               (victim = sched_victim(&sim.sched, e))) {
+            assert(victim->is_running && victim != e);
+            sim.n_free_pages += request_of(victim)->n_pages;
+            request_of(victim)->n_suspended++;
+            sched_suspend(&sim.sched, victim, e);
+        }
+        if (sched_is_full(&sim.sched) || sim.n_free_pages < r->n_pages) {
+            assert(sim.sched.n_running > 0);
+            sched_block(&sim.sched, e, sim.now_us);
             continue;
         }
-        n_prompt += rows[i].n_rows;
-        assert(!oldest_prompt || rows[i].n_rows > 0); /* the oldest prompt always gets on */
-        oldest_prompt = false;
+        sim.n_free_pages -= r->n_pages;
+        e->n_pending = r->n_prompt + r->n_generated; /* all of it again after a suspension */
+        sim.n_resumed += r->n_suspended > 0;
+        sched_start(&sim.sched, e, sim.now_us);
     }
-    assert(sum == n_planned && sum <= budget->n_rows_max && n_prompt <= budget->n_prompt_rows_max);
-    assert(sum > 0 || n == 0);
 }
 
-static void test_simulated_arrivals(void) {
-    static struct sequence all[N_SEQUENCES];
-    struct sched_row rows[N_SEQUENCES];
-    size_t n = 0, n_ended = 0;
+static void check_plan(uint32_t n_planned) {
+    const Sched *s = &sim.sched;
+    bool foreground = has_foreground(), decodes[8] = {0}, served[8] = {0};
+    uint32_t n_prompt = 0, n_decode = 0, n_decoding = 0;
+    double us, limit;
 
-    for (uint64_t step = 0; step < N_STEPS; step++) {
-        struct sched_budget budget = {.n_prompt_rows_max = 1 + random_below(200)};
-        size_t n_before;
+    for (size_t i = 0; i < s->n_planned; i++) {
+        const SchedEntry *e = s->planned[i];
+        const struct request *r = request_of(s->planned[i]);
 
-        budget.n_rows_max = N_SEQUENCES + budget.n_prompt_rows_max;
-        while (n < N_SEQUENCES && random_below(4) == 0)
-            all[n++] = (struct sequence){
-                .n_pending = 1 + random_below(2000), .n_left = random_below(100), .came = step};
-        for (size_t i = 0; i < n; i++) {
-            rows[i] = (struct sched_row){.n_pending = all[i].n_pending, .n_rows = 77};
-            assert(i == 0 || all[i].came >= all[i - 1].came);
-            assert(step - all[i].came < 64 * 2100); /* nobody starves */
+        assert(e->is_running && e->n_rows > 0 && e->n_rows <= e->n_pending);
+        assert(r->class != SCHED_CLASS_BATCH || e->is_aged || !foreground);
+        *(e->n_pending == 1 ? &n_decode : &n_prompt) += e->n_rows;
+        served[r->uid] |= e->n_pending == 1;
+        sim.n_batch_rows += r->class == SCHED_CLASS_BATCH && !e->is_aged ? e->n_rows : 0;
+    }
+    assert(n_prompt == s->n_prompt_rows && n_decode == s->n_decode_rows);
+    assert(n_planned == n_prompt + n_decode && n_planned <= N_ROWS && n_prompt <= N_STEP_ROWS);
+    for (size_t i = 0; i < N_REQUESTS; i++) {
+        const struct request *r = &sim.requests[i];
+
+        if (!r->is_alive || !r->entry.is_running || r->entry.n_pending != 1 ||
+            (foreground && r->class == SCHED_CLASS_BATCH && !r->entry.is_aged))
+            continue;
+        decodes[r->uid] = true;
+        n_decoding++;
+    }
+    assert(memcmp(decodes, served, sizeof(served)) == 0); /* nobody's stream stands still */
+    if (sim.n_steps < WARM_UP_STEPS || n_prompt == 0)
+        return;
+    us = true_cost(n_prompt, n_decode);
+    limit = n_decoding > 0 ? MAX(TARGET_US, 1.25 * true_cost(0, n_decoding)) : 200000;
+    if (us > 1.25 * limit + true_cost(16, 0))
+        printf("step of %u + %u rows: %.0f us, limit %.0f\n", n_prompt, n_decode, us, limit);
+    assert(us <= 1.25 * limit + true_cost(16, 0));
+}
+
+static void take_token(struct request *r) {
+    r->entry.has_token = true;
+    r->entry.n_pending = 1;
+    r->last_token_us = sim.now_us;
+    if (++r->n_generated >= r->n_tokens) {
+        sim.n_ended++;
+        end(r);
+    }
+}
+
+static void step(void) {
+    Sched *s = &sim.sched;
+    uint32_t n_planned;
+    double us;
+
+    for (size_t i = 0; i < N_REQUESTS; i++)
+        if (sim.requests[i].is_alive && sched_is_late(s, &sim.requests[i].entry, sim.now_us)) {
+            sim.n_late++;
+            end(&sim.requests[i]);
         }
-        check_plan(&budget, all, rows, n, sched_plan(&budget, rows, n));
-        apply(all, rows, n);
-        n_before = n;
-        n = remove_ended(all, n);
-        n_ended += n_before - n;
+    start_waiting();
+    assert(s->n_running > 0 || s->n_waiting == 0); /* never idle while there is work */
+    n_planned = sched_plan(s, sim.now_us);
+    assert((n_planned > 0) == (s->n_running > 0));
+    if (n_planned == 0) {
+        sim.now_us += 1000;
+        return;
     }
-    (void)printf("# %zu sequences ended\n", n_ended);
-    assert(n_ended > 1000);
+    check_plan(n_planned);
+    us = true_cost(s->n_prompt_rows, s->n_decode_rows) * (0.95 + random_below(1000) / 10000.0);
+    sim.now_us += (uint64_t)us + 1;
+    sim.n_steps++;
+    sim.n_rows += n_planned;
+    sched_done(s, (uint64_t)us + 1);
+    for (size_t i = 0; i < s->n_planned; i++) {
+        SchedEntry *e = s->planned[i];
+        struct request *r = request_of(e);
+
+        sim.n_tokens[r->uid] += e->n_rows;
+        e->n_pending -= e->n_rows;
+        if (e->n_pending == 0)
+            take_token(r);
+    }
 }
 
-static void test_prompts_are_served_first_come(void) {
-    struct sched_budget budget = {.n_rows_max = 200, .n_prompt_rows_max = 100};
-    struct sched_row rows[] = {{.n_pending = 60}, {.n_pending = 1}, {.n_pending = 300},
-                               {.n_pending = 50}, {.n_pending = 0}, {.n_pending = 1}};
-
-    assert(sched_plan(&budget, rows, ARRAY_SIZE(rows)) == 102);
-    assert(rows[0].n_rows == 60 && rows[1].n_rows == 1 && rows[2].n_rows == 40);
-    assert(rows[3].n_rows == 0 && rows[4].n_rows == 0 && rows[5].n_rows == 1);
+static void end_all(void) {
+    for (size_t i = 0; i < N_REQUESTS; i++)
+        if (sim.requests[i].is_alive)
+            end(&sim.requests[i]);
+    assert(sim.sched.n_running == 0 && sim.sched.n_waiting == 0 && sim.sched.n_foreground == 0);
+    sched_deinit(&sim.sched);
 }
 
-static void test_a_full_step_takes_no_more(void) {
-    struct sched_budget budget = {.n_rows_max = 2, .n_prompt_rows_max = 100};
-    struct sched_row rows[] = {
-        {.n_pending = 9}, {.n_pending = 1}, {.n_pending = 1}, {.n_pending = 1}};
+/* A small model, one of which a step's fixed part is most, one whose rows share ever more. */
+static const struct shape shapes[] = {
+    {300, 100, 300, 0}, {60000, 2000, 1500, 0}, {5000, 2500, 4000, 0}, {1000, 3000, 2000, 40000}};
 
-    assert(sched_plan(&budget, rows, ARRAY_SIZE(rows)) == 2);
-    assert(rows[0].n_rows == 0 && rows[1].n_rows == 1 && rows[2].n_rows == 1 &&
-           rows[3].n_rows == 0);
-    assert(sched_plan(&budget, NULL, 0) == 0);
+/* ---- the crowd ---- */
+
+/* Arrivals in one of n_quiet steps. */
+static void crowd(struct shape shape, uint32_t n_pages, uint32_t n_quiet) {
+    uint64_t n_arrived = 0, n_refused = 0;
+
+    begin(shape, n_pages);
+    while (n_arrived < 3000) {
+        for (uint32_t n = random_below(4); n > 0 && random_below(n_quiet) == 0; n--) {
+            uint32_t n_prompt = 1 + random_below(random_below(8) == 0 ? 2000 : 100);
+            struct request *r = arrive(random_below(8), (enum sched_class)random_below(3), n_prompt,
+                                       1 + random_below(60));
+
+            n_arrived += r != NULL;
+            n_refused += r == NULL;
+            if (r && random_below(20) == 0)
+                r->entry.deadline_us = sim.now_us + random_below(20 * SECOND);
+        }
+        if (random_below(50) == 0) {
+            struct request *r = &sim.requests[random_below(N_REQUESTS)];
+
+            if (r->is_alive)
+                end(r); /* cancelled */
+        }
+        step();
+    }
+    while (sim.sched.n_entries > 0)
+        step();
+    assert(sim.n_free_pages == n_pages);
+    (void)printf("# %lu ended, %lu late, %lu refused, %lu resumed in %lu steps; longest %.1f s\n",
+                 (unsigned long)sim.n_ended, (unsigned long)sim.n_late, (unsigned long)n_refused,
+                 (unsigned long)sim.n_resumed, (unsigned long)sim.n_steps,
+                 (double)sim.longest_us / SECOND);
+    /* All that can be before anyone, twice over: as a prompt and, suspended, once more. */
+    assert((double)sim.longest_us <
+           2 * N_REQUESTS * (2000 * shape.prompt_row + true_cost(1, 1) * 60));
+    end_all();
+}
+
+static void test_crowds_are_served(void) {
+    for (size_t i = 0; i < ARRAY_SIZE(shapes); i++) {
+        crowd(shapes[i], 4000, 12); /* memory for all */
+        crowd(shapes[i], 100, 12);
+        crowd(shapes[i], 100, 2); /* more than can be served */
+    }
+}
+
+/* ---- shares ---- */
+
+/* Keeps so many requests of the user alive. */
+static void keep_busy(uint32_t uid, enum sched_class class, size_t n, uint32_t n_prompt,
+                      uint32_t n_tokens) {
+    size_t n_alive = 0;
+
+    for (size_t i = 0; i < N_REQUESTS; i++)
+        n_alive += sim.requests[i].is_alive && sim.requests[i].uid == uid &&
+                   sim.requests[i].class == class;
+    for (; n_alive < n; n_alive++)
+        assert(arrive(uid, class, n_prompt + random_below(n_prompt / 2 + 1), n_tokens));
+}
+
+static void run_until(uint64_t n_rows, void (*arrivals)(void)) {
+    uint64_t until = sim.n_rows + n_rows;
+
+    while (sim.n_rows < until) {
+        arrivals();
+        step();
+    }
+}
+
+/* Short prompts and long ones, few of them and many. */
+static void readers(void) {
+    keep_busy(0, SCHED_CLASS_NORMAL, 40, 1000, 1);
+    keep_busy(1, SCHED_CLASS_NORMAL, 60, 50, 1);
+    keep_busy(2, SCHED_CLASS_NORMAL, 12, 300, 1);
+    keep_busy(3, SCHED_CLASS_INTERACTIVE, 20, 300, 1);
+}
+
+static void writers(void) {
+    keep_busy(0, SCHED_CLASS_NORMAL, 60, 2, 300);
+    keep_busy(1, SCHED_CLASS_NORMAL, 12, 2, 300);
+    keep_busy(2, SCHED_CLASS_NORMAL, 30, 2, 60);
+    keep_busy(3, SCHED_CLASS_INTERACTIVE, 20, 2, 60);
+}
+
+static void both(void) {
+    keep_busy(0, SCHED_CLASS_NORMAL, 60, 300, 100);
+    keep_busy(1, SCHED_CLASS_NORMAL, 12, 300, 100);
+    keep_busy(2, SCHED_CLASS_NORMAL, 40, 30, 10);
+    keep_busy(3, SCHED_CLASS_INTERACTIVE, 20, 600, 200);
+}
+
+static void check_shares(struct shape shape, void (*arrivals)(void)) {
+    uint64_t before[8], least = UINT64_MAX, most = 0;
+
+    begin(shape, 100000);
+    run_until(50000, arrivals);
+    (void)memcpy(before, sim.n_tokens, sizeof(before));
+    run_until(200000, arrivals);
+    for (uint32_t uid = 0; uid < 4; uid++) {
+        uint64_t n = sim.n_tokens[uid] - before[uid];
+
+        (void)printf("# user %u: %lu tokens\n", uid, (unsigned long)n);
+        least = MIN(least, n);
+        most = MAX(most, n);
+    }
+    assert((double)most <= 1.05 * (double)least);
+    end_all();
+}
+
+static void test_users_with_much_to_do_have_equal_shares(void) {
+    for (size_t i = 0; i < ARRAY_SIZE(shapes); i++) {
+        check_shares(shapes[i], readers);
+        check_shares(shapes[i], writers);
+        check_shares(shapes[i], both);
+    }
+}
+
+static void one_and_many(void) {
+    keep_busy(0, SCHED_CLASS_NORMAL, 1, 20, 4000);
+    keep_busy(1, SCHED_CLASS_NORMAL, 64, 20, 300);
+}
+
+/* The one has at least the speed of half a machine, within 1.3; the many lose no more than that. */
+static void test_one_stream_beside_many(void) {
+    for (size_t i = 0; i < ARRAY_SIZE(shapes); i++) {
+        uint64_t began_us, n_before;
+        double alone, beside;
+
+        begin(shapes[i], 100000);
+        keep_busy(0, SCHED_CLASS_NORMAL, 1, 20, 4000);
+        for (int k = 0; k < 100; k++)
+            step();
+        run_until(20000, one_and_many);
+        n_before = sim.n_tokens[0];
+        began_us = sim.now_us;
+        run_until(100000, one_and_many);
+        alone = true_cost(0, 1);
+        beside = (double)(sim.now_us - began_us) / (double)(sim.n_tokens[0] - n_before);
+        (void)printf("# shape %zu: a token in %.1f ms alone, %.1f ms beside 64\n", i, alone / 1000,
+                     beside / 1000);
+        assert(beside <= 1.3 * 2 * alone);
+        end_all();
+    }
+}
+
+/* ---- classes ---- */
+
+static void normal_and_batch(void) {
+    keep_busy(0, SCHED_CLASS_NORMAL, 4, 50, 50);
+    keep_busy(1, SCHED_CLASS_BATCH, 30, 50, 20);
+}
+
+/* Batch has nothing while there is other work, but what came first ends some day. */
+static void test_batch_yields_and_ages(void) {
+    begin(shapes[2], 1000);
+    keep_busy(1, SCHED_CLASS_BATCH, 30, 50, 20);
+    step();
+    assert(sim.n_batch_rows > 0);
+    sim.n_batch_rows = 0;
+    run_until(1000, normal_and_batch); /* no more than AGE_US */
+    assert(sim.n_batch_rows == 0);
+    sim.n_ended = 0;
+    run_until(200000, normal_and_batch);
+    assert(sim.n_batch_rows == 0);
+    (void)printf("# of %lu tokens %lu of batch that aged\n",
+                 (unsigned long)(sim.n_tokens[0] + sim.n_tokens[1]),
+                 (unsigned long)sim.n_tokens[1]);
+    assert(sim.n_tokens[1] > 1000 && sim.n_tokens[1] < sim.n_tokens[0]);
+    end_all();
+}
+
+static void test_interactive_goes_first(void) {
+    struct request *last, *first;
+
+    begin(shapes[2], 1000);
+    for (uint32_t i = 0; i < N_RUNNING; i++)
+        assert(arrive(i % 4, SCHED_CLASS_NORMAL, 2000, 5));
+    step();
+    last = arrive(5, SCHED_CLASS_NORMAL, 200, 5);
+    first = arrive(6, SCHED_CLASS_INTERACTIVE, 200, 5);
+    while (!first->entry.has_token)
+        step();
+    assert(!last->entry.has_token);
+    (void)printf("# first token after %.2f s\n", (double)(sim.now_us - first->came_us) / SECOND);
+    end_all();
+}
+
+/* ---- room ---- */
+
+/* One user has all sequences; another comes, and has some soon. All end with all their tokens. */
+static void test_room_is_made_for_newcomers(void) {
+    struct request *r;
+
+    begin(shapes[1], 100);
+    for (int i = 0; i < 60; i++)
+        assert(arrive(0, i % 2 ? SCHED_CLASS_NORMAL : SCHED_CLASS_BATCH, 100, 100));
+    for (int i = 0; i < 300; i++)
+        step();
+    r = arrive(1, SCHED_CLASS_NORMAL, 100, 100);
+    step();
+    assert(r->entry.is_running);
+    while (sim.sched.n_entries > 0)
+        step();
+    assert(sim.n_ended == 61 && sim.n_resumed > 0 && sim.n_free_pages == 100);
+    (void)printf("# %lu were resumed\n", (unsigned long)sim.n_resumed);
+    end_all();
+}
+
+static void small_ones(void) {
+    keep_busy(0, SCHED_CLASS_NORMAL, 20, 30, 30);
+    keep_busy(1, SCHED_CLASS_NORMAL, 20, 30, 30);
+}
+
+/* What needs all the memory there is waits for it, but not for ever. */
+static void test_a_large_one_is_not_passed_for_ever(void) {
+    struct request *r;
+
+    begin(shapes[2], 20);
+    run_until(2000, small_ones);
+    r = arrive(2, SCHED_CLASS_NORMAL, 1000, 200);
+    while (!r->entry.is_running) {
+        small_ones();
+        step();
+        assert(sim.now_us - r->came_us < 60 * SECOND);
+    }
+    (void)printf("# it waited %.1f s\n", (double)(sim.now_us - r->came_us) / SECOND);
+    end_all();
+}
+
+/* ---- what the queue is told ---- */
+
+static void test_places_count_down(void) {
+    struct request *r;
+    uint32_t last;
+
+    begin(shapes[2], 100000);
+    for (int i = 0; i < 100; i++)
+        assert(arrive(0, SCHED_CLASS_NORMAL, 50, 50));
+    r = arrive(1, SCHED_CLASS_NORMAL, 50, 50);
+    sched_rank(&sim.sched);
+    assert(r->entry.n_ahead <= 1); /* one of the other user's at most */
+    r = &sim.requests[99];
+    assert(sched_wait_us(&sim.sched, &r->entry) == 0);
+    last = r->entry.n_ahead;
+    while (!r->entry.is_running) {
+        step();
+        sched_rank(&sim.sched);
+        assert(r->entry.is_running || r->entry.n_ahead <= last);
+        last = r->entry.n_ahead;
+        if (last == 20)
+            assert(sched_wait_us(&sim.sched, &r->entry) > 0);
+    }
+    end_all();
+}
+
+static void test_late_ones_are_not_computed(void) {
+    struct request *hopeless, *fine;
+
+    begin(shapes[2], 1000);
+    for (int i = 0; i < 4; i++)
+        assert(arrive(0, SCHED_CLASS_NORMAL, 500, 30));
+    while (sim.sched.n_entries > 0)
+        step();
+    hopeless = arrive(1, SCHED_CLASS_NORMAL, 2000, 5);
+    hopeless->entry.deadline_us = sim.now_us + 2 * SECOND; /* it takes five */
+    fine = arrive(2, SCHED_CLASS_NORMAL, 100, 5);
+    fine->entry.deadline_us = sim.now_us + 2 * SECOND;
+    step();
+    step();
+    assert(!hopeless->is_alive && sim.n_late == 1 && sim.n_tokens[1] < N_STEP_ROWS);
+    while (fine->is_alive)
+        step();
+    assert(sim.n_late == 1);
+    end_all();
+}
+
+/* ---- costs ---- */
+
+static void test_costs_are_learnt(void) {
+    Cost cost;
+    double decode;
+
+    begin(shapes[2], 0);
+    cost_init(&cost);
+    for (int i = 0; i < 400; i++) {
+        uint32_t n_prompt = random_below(4) * 100, n_decode = 1 + random_below(30);
+
+        cost_learn(&cost, n_prompt, n_decode,
+                   true_cost(n_prompt, n_decode) * (0.9 + random_below(1000) / 5000.0));
+    }
+    assert(fabs(cost_of_step(&cost, 300, 10) / true_cost(300, 10) - 1) < 0.15);
+    assert(fabs(cost_of_decoding(&cost, 1) / true_cost(0, 1) - 1) < 0.3);
+    /* Long of one shape, and disturbed once: what is known of others stays. */
+    decode = cost_of_step(&cost, 0, 20);
+    for (int i = 0; i < 2000; i++)
+        cost_learn(&cost, 0, 20, i == 1000 ? 1e9 : true_cost(0, 20));
+    assert(fabs(cost_of_step(&cost, 0, 20) / decode - 1) < 0.2);
+    assert(fabs(cost_of_step(&cost, 300, 10) / true_cost(300, 10) - 1) < 0.4);
+    end_all();
 }
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(simulated_arrivals),
-        TEST(prompts_are_served_first_come),
-        TEST(a_full_step_takes_no_more),
+        {"crowds_are_served", test_crowds_are_served, 60},
+        {"users_with_much_to_do_have_equal_shares", test_users_with_much_to_do_have_equal_shares,
+         60},
+        {"one_stream_beside_many", test_one_stream_beside_many, 60},
+        {"batch_yields_and_ages", test_batch_yields_and_ages, 60},
+        TEST(interactive_goes_first),
+        TEST(room_is_made_for_newcomers),
+        TEST(a_large_one_is_not_passed_for_ever),
+        TEST(places_count_down),
+        TEST(late_ones_are_not_computed),
+        TEST(costs_are_learnt),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
