@@ -282,6 +282,7 @@ static int run(Ctl *ctl, void *state, int argc, char **argv) {
     request.tokens = ids;
     request.sampling = &g->sampling;
     request.request_id = g->text.request_id;
+    request.actor = g->text.actor;
     request.timeout_ms = g->text.timeout_ms;
     request.has_add_bos = g->text.bos || g->text.no_bos;
     request.add_bos = g->text.bos;

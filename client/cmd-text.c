@@ -66,6 +66,7 @@ static int run_score(Ctl *ctl, void *state, int argc, char **argv) {
     request.tokens = ids;
     request.top_logprobs = s->n_top;
     request.request_id = s->text.request_id;
+    request.actor = s->text.actor;
     request.timeout_ms = s->text.timeout_ms;
     request.has_add_bos = s->text.bos || s->text.no_bos;
     request.add_bos = s->text.bos;

@@ -104,7 +104,7 @@ struct text_options {
     const char *file;
     bool tokens, bos, no_bos, control;
     uint32_t timeout_ms;
-    const char *request_id;
+    const char *request_id, *actor;
 };
 #define TEXT_FILE_ROW(s, f)                                                                        \
     {                                                                                              \
@@ -125,6 +125,13 @@ struct text_options {
          "give up after so long",                                                                  \
          OPTION_SECONDS,                                                                           \
          offsetof(s, f.timeout_ms),                                                                \
+         0},                                                                                       \
+        {0,                                                                                        \
+         "actor",                                                                                  \
+         "NAME",                                                                                   \
+         "on whose behalf: its share of your limits is kept apart",                                \
+         OPTION_STRING,                                                                            \
+         offsetof(s, f.actor),                                                                     \
          0},                                                                                       \
     {                                                                                              \
         0, "request-id", "ID", "a name by which `cancel` finds the request", OPTION_STRING,        \

@@ -186,6 +186,7 @@ struct grokd_generate_request {
     bool parse_control; /* let control pieces in `text` match */
     bool echo;          /* begin the text with the prompt */
     bool token_ids;     /* give each chunk's token ids */
+    const char *actor;  /* on whose behalf; NULL: the user's own */
 };
 #define GROKD_GENERATE_REQUEST_INIT                                                                \
     { .size = sizeof(struct grokd_generate_request) }
@@ -256,6 +257,7 @@ struct grokd_score_request {
     uint32_t timeout_ms;
     bool has_add_bos, add_bos;
     bool parse_control;
+    const char *actor; /* on whose behalf; NULL: the user's own */
 };
 #define GROKD_SCORE_REQUEST_INIT                                                                   \
     { .size = sizeof(struct grokd_score_request) }

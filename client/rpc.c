@@ -135,6 +135,7 @@ int grokd_begin_generate(grokd_client *client, const struct grokd_generate_reque
     call_make_id(id);
     m.model = text_of(q.model);
     m.request_id = q.request_id && *q.request_id ? text_of(q.request_id) : id;
+    m.actor = text_of(q.actor);
     m.timeout_ms = q.timeout_ms;
     m.parse_control = q.parse_control;
     m.echo = q.echo;
@@ -174,6 +175,7 @@ int grokd_begin_score(grokd_client *client, const struct grokd_score_request *re
     call_make_id(id);
     m.model = text_of(q.model);
     m.request_id = q.request_id && *q.request_id ? text_of(q.request_id) : id;
+    m.actor = text_of(q.actor);
     m.timeout_ms = q.timeout_ms;
     m.top_logprobs = q.top_logprobs;
     m.parse_control = q.parse_control;

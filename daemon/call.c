@@ -11,6 +11,7 @@
 #include "daemon/call.h"
 
 #include "base/alloc.h"
+#include "base/utf8.h"
 #include "daemon/conn.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
@@ -49,6 +50,8 @@ void call_set_state(Call *call, enum call_state to) {
     log_debug("call %" PRIu64 ": %s to %s", call->id, state_names[call->state], state_names[to]);
     d->n_queued += (to == CALL_QUEUED) - (call->state == CALL_QUEUED);
     d->n_running += (to == CALL_RUNNING) - (call->state == CALL_RUNNING);
+    call->account->n_queued += (to == CALL_QUEUED) - (call->state == CALL_QUEUED);
+    call->account->n_running += (to == CALL_RUNNING) - (call->state == CALL_RUNNING);
     call->state = to;
 }
 
@@ -100,8 +103,8 @@ static void let_go(Call *call) {
     free(call->echo);
     free(call->scores.entries);
     if (call->n_charged_bytes > 0)
-        quota_release(call->user, QUOTA_BYTES, call->n_charged_bytes);
-    quota_release(call->user, QUOTA_REQUESTS, 1);
+        quota_release(call->account, QUOTA_BYTES, call->n_charged_bytes);
+    quota_release(call->account, QUOTA_REQUESTS, 1);
     list_unlink(&call->dirty_node);
     list_unlink(&call->id_node);
     list_unlink(&call->conn_node);
@@ -226,7 +229,7 @@ void call_mark_dirty(Call *call) {
         list_push_back(&call->daemon->dirty_calls, &call->dirty_node);
 }
 
-/* ---- the beginning ---- */
+/* ---- what it may have ---- */
 
 /* The earlier of what was said before and now; never later than max_timeout. */
 static void set_deadline(Call *call, uint64_t us) {
@@ -255,8 +258,7 @@ bool call_charge(Call *call, size_t n_bytes) {
 
     if (n_bytes == 0)
         return true;
-    r = quota_charge(&call->daemon->quota, call->conn->uid, QUOTA_BYTES, n_bytes, &call->user,
-                     &error);
+    r = quota_charge(call->account, QUOTA_BYTES, n_bytes, &error);
     if (r != 0) {
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
         return false;
@@ -298,13 +300,95 @@ bool call_find_place(Call *call) {
                     places.n_waiting, call->model->name);
         return false;
     }
-    if (places.n_user_waiting >= config->n_user_queued_max) {
+    if (places.n_user_waiting >= call->account->user->max[QUOTA_QUEUED]) {
         call_refuse(call, "%" PRIu64 " requests of user %u wait (max_user_queued_requests)",
                     places.n_user_waiting, (unsigned)call->conn->uid);
         return false;
     }
     return true;
 }
+
+bool call_set_actor(Call *call, const char *actor) {
+    Account *own = call->account;
+    Error error = ERROR_INIT;
+    char shown[CALL_ACTOR_MAX * 4 + 1];
+    size_t n = strlen(actor);
+
+    if (strcmp(own->actor, actor) == 0)
+        return true;
+    if (n > CALL_ACTOR_MAX || strcmp(utf8_printable(shown, sizeof(shown), actor, n), actor) != 0) {
+        call_fail(call, STATUS_INVALID_ARGUMENT,
+                  "an actor's name has at most %d bytes, all of them printable", CALL_ACTOR_MAX);
+        return false;
+    }
+    assert(call->n_charged_bytes == 0 && !call->job);
+    quota_release(own, QUOTA_REQUESTS, 1); /* stays: the connection is charged to it */
+    if (quota_charge_actor(own->user, actor, QUOTA_REQUESTS, 1, &call->account, &error) == 0)
+        return true;
+    (void)quota_charge(own, QUOTA_REQUESTS, 1, NULL); /* it was there a moment ago */
+    call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
+    return false;
+}
+
+/* ---- what is computed ---- */
+
+bool call_charge_job(Call *call, Job *job) {
+    bool is_score = job->params.mode == GK_SCORE;
+    uint64_t n = job->n_tokens + (is_score ? 0 : job->params.n_tokens_max);
+    uint64_t n_pages = n / GK_KV_PAGE_POSITIONS + (n % GK_KV_PAGE_POSITIONS > 0);
+    Daemon *d = call->daemon;
+    Error error = ERROR_INIT;
+    int r;
+
+    if (n == 0)
+        return true; /* the worker refuses it */
+    r = quota_check_context(call->account, n, &error);
+    if (r == 0)
+        r = quota_check_window(&d->quota, call->account, n, daemon_now_us(d), &error);
+    if (r == 0)
+        r = quota_charge(call->account, QUOTA_KV_PAGES, n_pages, &error);
+    if (r == 0 && (r = quota_charge(call->account, QUOTA_TOKENS, n, &error)) != 0)
+        quota_release(call->account, QUOTA_KV_PAGES, n_pages);
+    if (r != 0) {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
+        return false;
+    }
+    job->account = call->account;
+    job->n_charged_tokens = n;
+    job->n_charged_pages = n_pages;
+    return true;
+}
+
+void call_release_job(Job *job) {
+    if (!job->account)
+        return;
+    quota_settle(job->account, job->n_spent_tokens);
+    quota_release(job->account, QUOTA_TOKENS, job->n_charged_tokens);
+    quota_release(job->account, QUOTA_KV_PAGES, job->n_charged_pages);
+    job->account = NULL;
+}
+
+void call_count(Call *call, const Letter *letter) {
+    uint64_t n_prompt = 0, n_generated = letter->type == LETTER_TOKEN, n_left;
+    Job *job = call->job;
+
+    if (!job || !job->account)
+        return;
+    if (letter->n_prompt_done > job->n_spent_prompt) { /* less where it began again */
+        n_prompt = letter->n_prompt_done - job->n_spent_prompt;
+        job->n_spent_prompt = letter->n_prompt_done;
+    }
+    n_left = job->n_charged_tokens - job->n_spent_tokens;
+    n_prompt = MIN(n_prompt, n_left);
+    n_generated = MIN(n_generated, n_left - n_prompt);
+    if (n_prompt + n_generated == 0)
+        return;
+    job->n_spent_tokens += n_prompt + n_generated;
+    quota_spend(&call->daemon->quota, job->account, n_prompt, n_generated,
+                daemon_now_us(call->daemon));
+}
+
+/* ---- the beginning ---- */
 
 static int new_call(Conn *c, const struct codec_request *request, Call **ret, Error *reterr) {
     Daemon *d = c->daemon;
@@ -317,12 +401,13 @@ static int new_call(Conn *c, const struct codec_request *request, Call **ret, Er
     call = alloc_new(Call);
     if (!call)
         return error_set(reterr, -ENOMEM, "out of memory");
-    r = quota_charge(&d->quota, c->uid, QUOTA_REQUESTS, 1, &call->user, reterr);
+    r = quota_charge(c->account, QUOTA_REQUESTS, 1, reterr);
     if (r != 0) {
         free(call);
         return r;
     }
     call->daemon = d;
+    call->account = c->account;
     call->conn = c;
     call->id = ++d->next_call_id;
     call->stream = request->stream;

@@ -11,7 +11,8 @@ struct Daemon;
 struct Model;
 struct method;
 
-#define CALL_ID_MAX 128 /* bytes of a request_id */
+#define CALL_ID_MAX    128 /* bytes of a request_id */
+#define CALL_ACTOR_MAX 64  /* bytes of an actor's name */
 
 #define CALL_STATE_MAP(X)                                                                          \
     X(OPENING)  /* its request is looked at, its prompt tokenized */                               \
@@ -42,7 +43,7 @@ typedef struct Call {
     uint64_t id, stream;
     const struct method *method;
     enum call_state state;
-    User *user;
+    Account *account; /* its user's own until the request names an actor */
     size_t n_charged_bytes;
     struct Model *model; /* in use by this call; NULL: none */
     Job *job;            /* the worker has it; NULL: not yet, or no more */
@@ -79,5 +80,15 @@ bool call_set_timeout(Call *call, uint32_t ms);
 /* Looks for a place among those that run or wait for its model. Returns false where the call is
  * over: refused, with a hint when to try again. */
 bool call_find_place(Call *call);
+/* From now on the actor's account is charged; "": the user's own. Before anything is charged but
+ * the call itself. Returns false where the call is over. */
+bool call_set_actor(Call *call, const char *actor);
 /* Charges what it keeps in memory. Returns false where the call is over. */
 bool call_charge(Call *call, size_t n_bytes);
+/* Charges the tokens and KV pages that the job may come to need. Returns false where the call is
+ * over. */
+bool call_charge_job(Call *call, Job *job);
+/* Gives them back. */
+void call_release_job(Job *job);
+/* Notes what the worker has computed for the call. */
+void call_count(Call *call, const Letter *letter);

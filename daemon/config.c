@@ -8,13 +8,16 @@
 #include "engine/engine.h"
 
 #include <ctype.h>
-#include <glob.h>
+#include <dirent.h>
 #include <inttypes.h>
 #include <string.h>
 
 #define LINE_MAX_BYTES  8192
 #define MODEL_NAME_MAX  64
 #define MODEL_SECTION   "model"
+#define LIMITS_SECTION  "limits"
+#define NAMES_MAX       4096
+#define DROP_IN_END     ".conf"
 #define NUMBER_MAX      INT64_MAX
 #define SECONDS_MAX     (366ull * 86400)
 #define SOCKET_PATH_MAX 106 /* sockaddr_un, where its temporary name has one byte more */
@@ -115,6 +118,15 @@ static int parse_time(const struct key *key, const char *text, void *to, Error *
     return parse_with_unit(key, text, units, factors, to, reterr);
 }
 
+/* 0: no limit. */
+static int parse_limit(const struct key *key, const char *text, void *to, Error *reterr) {
+    int r = parse_number(key, text, to, reterr);
+
+    if (r == 0 && *(uint64_t *)to == 0)
+        *(uint64_t *)to = QUOTA_UNLIMITED;
+    return r;
+}
+
 static int parse_bool(const struct key *key, const char *text, void *to, Error *reterr) {
     static const char *const words[] = {"no", "yes", "false", "true", "off", "on", "0", "1"};
 
@@ -157,6 +169,7 @@ _Static_assert(LOG_LEVEL_DEBUG == 4 && GK_KV_F16 == 0 && GK_KV_F32 == 1 && SCHED
 
 #define AT(field)       offsetof(Config, field)
 #define AT_MODEL(field) offsetof(struct config_model, field)
+#define AT_LIMIT(kind)  AT(limits[QUOTA_##kind])
 
 /* clang-format off */
 static const struct key keys[] = {
@@ -207,16 +220,39 @@ static const struct key keys[] = {
      "requests under way at once, waiting ones included", 1, 65536, NULL},
     {"limits", "max_queued_requests", parse_number, AT(n_queued_max), "512",
      "requests of a model that wait to be computed", 0, 65536, NULL},
-    {"limits", "max_user_queued_requests", parse_number, AT(n_user_queued_max), "256",
+    {"limits", "max_user_queued_requests", parse_number, AT_LIMIT(QUEUED), "256",
      "of these, requests of one user", 0, 65536, NULL},
-    {"limits", "max_user_connections", parse_number, AT(n_user_connections_max), "512",
+    {"limits", "max_user_connections", parse_number, AT_LIMIT(CONNECTIONS), "512",
      "connections of one user", 1, 65536, NULL},
-    {"limits", "max_user_requests", parse_number, AT(n_user_requests_max), "512",
+    {"limits", "max_user_requests", parse_number, AT_LIMIT(REQUESTS), "512",
      "requests of one user", 1, 65536, NULL},
-    {"limits", "max_user_bytes", parse_bytes, AT(n_user_bytes_max), "64M",
+    {"limits", "max_user_bytes", parse_bytes, AT_LIMIT(BYTES), "64M",
      "bytes of one user's requests under way, and of answers left unread", 4096, NUMBER_MAX, NULL},
+    {"limits", "max_user_tokens", parse_limit, AT_LIMIT(TOKENS), "0",
+     "prompt tokens and max_tokens of one user's requests under way; 0: no limit", 0, NUMBER_MAX, NULL},
+    {"limits", "max_user_kv_pages", parse_limit, AT_LIMIT(KV_PAGES), "0",
+     "KV pages (of 64 positions) of one user's requests under way; 0: no limit", 0, NUMBER_MAX, NULL},
+    {"limits", "max_user_context", parse_limit, AT_LIMIT(CONTEXT), "0",
+     "positions that one request of a user may have; 0: no limit but the model's", 0, NUMBER_MAX, NULL},
+    {"limits", "max_user_window_tokens", parse_limit, AT_LIMIT(WINDOW), "0",
+     "tokens computed for one user within token_window; 0: no limit", 0, NUMBER_MAX, NULL},
+    {"limits", "token_window", parse_time, AT(window_us), "60s",
+     "the time that max_user_window_tokens is for", 1000000, SECONDS_MAX * 1000000, NULL},
     {"limits", "max_unread_bytes", parse_bytes, AT(n_output_bytes_max), "1M",
      "output of one request that its client has not read; beyond it the request is ended", 4096, 1u << 30, NULL},
+
+    {"access", "inference_allow", parse_text, AT(access[CONFIG_INFERENCE].allow), "*",
+     "users and @groups that may ask for text; *: whoever can open the socket", 0, NAMES_MAX, NULL},
+    {"access", "inference_deny", parse_text, AT(access[CONFIG_INFERENCE].deny), "",
+     "users and @groups that may not, even if allowed", 0, NAMES_MAX, NULL},
+    {"access", "models_allow", parse_text, AT(access[CONFIG_MODELS].allow), "",
+     "users and @groups that may load and unload models, beside root and grokd's own user", 0, NAMES_MAX, NULL},
+    {"access", "models_deny", parse_text, AT(access[CONFIG_MODELS].deny), "",
+     "users and @groups that may not, even if allowed", 0, NAMES_MAX, NULL},
+    {"access", "admin_allow", parse_text, AT(access[CONFIG_ADMIN].allow), "",
+     "users and @groups that may see status and top, beside root and grokd's own user", 0, NAMES_MAX, NULL},
+    {"access", "admin_deny", parse_text, AT(access[CONFIG_ADMIN].deny), "",
+     "users and @groups that may not, even if allowed", 0, NAMES_MAX, NULL},
 
     {MODEL_SECTION, "path", parse_text, AT_MODEL(path), "",
      "the GGUF file; of a split model its first", 0, 4096, NULL},
@@ -264,6 +300,12 @@ static void model_deinit(struct config_model *m) {
 void config_deinit(Config *c) {
     for (size_t i = 0; i < c->n_models; i++)
         model_deinit(&c->models[i]);
+    for (size_t i = 0; i < c->n_accounts; i++)
+        free(c->accounts[i].name);
+    for (size_t i = 0; i < ARRAY_SIZE(c->access); i++) {
+        free(c->access[i].allow);
+        free(c->access[i].deny);
+    }
     free(c->socket);
     free(c->socket_group);
     free(c->isa);
@@ -367,15 +409,50 @@ int config_check(const Config *c) {
     return r;
 }
 
+/* ---- users and groups ---- */
+
+/* Finds the account or makes it. */
+static int get_account(Config *c, const char *name, bool is_group, struct config_account **ret,
+                       Error *reterr) {
+    struct config_account *a;
+
+    if (name[0] == '\0')
+        return error_set(reterr, -EINVAL, "a name is expected");
+    for (size_t i = 0; i < c->n_accounts; i++)
+        if (c->accounts[i].is_group == is_group && strcmp(c->accounts[i].name, name) == 0) {
+            *ret = &c->accounts[i];
+            return 0;
+        }
+    if (c->n_accounts == CONFIG_ACCOUNTS_MAX)
+        return error_set(reterr, -EINVAL, "there are more than %d users and groups",
+                         CONFIG_ACCOUNTS_MAX);
+    a = &c->accounts[c->n_accounts];
+    *a = (struct config_account){.name = alloc_string(name), .is_group = is_group};
+    if (!a->name)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    for (int i = 0; i < _QUOTA_N; i++)
+        a->limits[i] = CONFIG_UNSET;
+    c->n_accounts++;
+    *ret = a;
+    return 0;
+}
+
+/* The keys of [limits] that may stand in [user NAME] and [group NAME], too. */
+static bool is_of_account(const struct key *key) {
+    return key->offset >= AT(limits) && key->offset < AT(limits) + sizeof(((Config *)0)->limits);
+}
+
 /* ---- files ---- */
 
-/* Where a file's reader is. `model` counts in a section [model NAME] only. */
+/* Where a file's reader is. `model` counts in a section [model NAME] only, `account` in [user NAME]
+ * and [group NAME], where the keys are those of [limits]. */
 struct place {
     Config *config;
     const char *file;
     unsigned line;
     char section[32];
     struct config_model *model;
+    struct config_account *account;
     int r; /* -EINVAL after a mistake */
 };
 
@@ -395,32 +472,65 @@ static char *trim(char *text) {
     return text;
 }
 
-static void begin_section(struct place *at, char *line) {
-    size_t n = strlen(line), n_model = strlen(MODEL_SECTION);
+/* The rest of the line where it is "WORD rest"; NULL: it is not. */
+static char *after_word(char *line, const char *word) {
+    size_t n = strlen(word);
+
+    return strncmp(line, word, n) == 0 && line[n] == ' ' ? trim(line + n) : NULL;
+}
+
+/* [model NAME], [user NAME], [group NAME]. Returns false where it is none of these. */
+static bool begin_named_section(struct place *at, char *section) {
+    char *model = after_word(section, MODEL_SECTION), *user = after_word(section, "user"),
+         *group = after_word(section, "group");
     Error error = ERROR_INIT;
+    int r;
+
+    if (!model && !user && !group)
+        return false;
+    if (model)
+        r = get_model(at->config, model, &at->model, &error);
+    else
+        r = get_account(at->config, user ? user : group, group != NULL, &at->account, &error);
+    if (r < 0)
+        complain(at, error.text);
+    else
+        (void)snprintf(at->section, sizeof(at->section), "%s",
+                       model ? MODEL_SECTION : LIMITS_SECTION);
+    return true;
+}
+
+static void begin_section(struct place *at, char *line) {
+    size_t n = strlen(line);
+    char sentence[160];
     char *name = line + 1;
 
     at->model = NULL;
+    at->account = NULL;
     at->section[0] = '\0';
     if (line[n - 1] != ']') {
         complain(at, "a section's line ends with ']'");
         return;
     }
     line[n - 1] = '\0';
-    if (strncmp(name, MODEL_SECTION " ", n_model + 1) == 0) {
-        if (get_model(at->config, trim(name + n_model + 1), &at->model, &error) < 0)
-            complain(at, error.text);
-        else
-            (void)snprintf(at->section, sizeof(at->section), "%s", MODEL_SECTION);
+    if (begin_named_section(at, name))
         return;
-    }
     for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
         if (!is_of_model(&keys[i]) && strcmp(keys[i].section, name) == 0) {
             (void)snprintf(at->section, sizeof(at->section), "%s", name);
             return;
         }
-    (void)snprintf(error.text, sizeof(error.text), "there is no section [%.100s]", name);
-    complain(at, error.text);
+    (void)snprintf(sentence, sizeof(sentence), "there is no section [%.100s]", name);
+    complain(at, sentence);
+}
+
+/* Where the key's value goes in this section, NULL: nowhere. */
+static void *find_value(const struct place *at, const struct key *key) {
+    if (at->model)
+        return (char *)at->model + key->offset;
+    if (!at->account)
+        return (char *)at->config + key->offset;
+    return is_of_account(key) ? (char *)at->account->limits + (key->offset - AT(limits)) : NULL;
 }
 
 static void set_key(struct place *at, const char *name, const char *text) {
@@ -428,20 +538,28 @@ static void set_key(struct place *at, const char *name, const char *text) {
     Error error = ERROR_INIT;
 
     for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-        void *base = at->model ? (void *)at->model : (void *)at->config;
+        void *value;
 
         if (strcmp(keys[i].section, at->section) != 0 || strcmp(keys[i].name, name) != 0)
             continue;
+        value = find_value(at, &keys[i]);
+        if (!value)
+            break;
         /* As in systemd: nothing means the default again. */
-        if (keys[i].parse(&keys[i], *text ? text : keys[i].value, (char *)base + keys[i].offset,
-                          &error) < 0) {
+        if (!*text && at->account) {
+            *(uint64_t *)value = CONFIG_UNSET;
+        } else if (keys[i].parse(&keys[i], *text ? text : keys[i].value, value, &error) < 0) {
             (void)snprintf(sentence, sizeof(sentence), "%s = %.64s: %s", name, text, error.text);
             complain(at, sentence);
         }
         return;
     }
-    (void)snprintf(sentence, sizeof(sentence), "section [%.64s] has no key '%.64s'", at->section,
-                   name);
+    if (at->account)
+        (void)snprintf(sentence, sizeof(sentence), "a %s has no key '%.64s'",
+                       at->account->is_group ? "group" : "user", name);
+    else
+        (void)snprintf(sentence, sizeof(sentence), "section [%.64s] has no key '%.64s'",
+                       at->section, name);
     complain(at, sentence);
 }
 
@@ -504,19 +622,37 @@ static int load_file(Config *c, const char *path, bool is_required) {
     return r;
 }
 
-int config_load(Config *c, const char *path, bool is_required) {
-    char pattern[4096];
-    glob_t found = {0};
-    int r = load_file(c, path, is_required), n;
+static int is_drop_in(const struct dirent *entry) {
+    size_t n = strlen(entry->d_name), n_end = strlen(DROP_IN_END);
 
-    n = snprintf(pattern, sizeof(pattern), "%s.d/*.conf", path);
-    if (n < 0 || (size_t)n >= sizeof(pattern)) {
+    return entry->d_name[0] != '.' && n > n_end &&
+           strcmp(entry->d_name + n - n_end, DROP_IN_END) == 0;
+}
+
+int config_load(Config *c, const char *path, bool is_required) {
+    int r = load_file(c, path, is_required), n;
+    struct dirent **found = NULL;
+    char file[4096];
+
+    n = snprintf(file, sizeof(file), "%s.d", path);
+    if (n < 0 || (size_t)n >= sizeof(file)) {
         log_error("the path of the configuration is too long");
         return -EINVAL;
     }
-    n = glob(pattern, 0, NULL, &found); /* sorted */
-    for (size_t i = 0; n == 0 && i < found.gl_pathc; i++)
-        r = MIN(r, load_file(c, found.gl_pathv[i], true));
-    globfree(&found);
+    n = scandir(file, &found, is_drop_in, alphasort);
+    if (n < 0 && errno != ENOENT && errno != ENOTDIR) {
+        log_error("%s: cannot list: %m", file);
+        return -EINVAL;
+    }
+    for (int i = 0; i < n; i++) {
+        if ((size_t)snprintf(file, sizeof(file), "%s.d/%s", path, found[i]->d_name) < sizeof(file))
+            r = MIN(r, load_file(c, file, true));
+        else {
+            log_error("%s.d/%s: the path is too long", path, found[i]->d_name);
+            r = -EINVAL;
+        }
+        free(found[i]);
+    }
+    free(found);
     return r;
 }

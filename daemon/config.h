@@ -2,17 +2,46 @@
 #pragma once
 
 #include "base/error.h"
+#include "daemon/quota.h"
 
 #include <stdbool.h>
 #include <stdio.h>
 
-#define CONFIG_MODELS_MAX 64
+#define CONFIG_MODELS_MAX   64
+#define CONFIG_ACCOUNTS_MAX 256
+/* Of a limit that a section [user NAME] or [group NAME] does not have. */
+#define CONFIG_UNSET (UINT64_MAX - 1)
 
 struct config_model {
     char *name, *path;
     uint64_t load, is_default; /* booleans, as every number here is 64 bits wide */
     uint64_t kv_bytes;         /* 0: [engine] kv_memory */
     uint64_t n_context_max;    /* 0: [engine] context_max */
+};
+
+/* Limits of a user or a group, by their keys in [limits]. */
+struct config_account {
+    char *name;
+    bool is_group;
+    uint64_t limits[_QUOTA_N]; /* CONFIG_UNSET: none here */
+};
+
+/* What may be allowed and denied, by the keys WORD_allow and WORD_deny. */
+#define CONFIG_SERVICE_MAP(X)                                                                      \
+    X(INFERENCE, inference)                                                                        \
+    X(MODELS, models)                                                                              \
+    X(ADMIN, admin)
+
+enum config_service {
+#define X(name, word) CONFIG_##name,
+    CONFIG_SERVICE_MAP(X)
+#undef X
+        _CONFIG_SERVICES
+};
+
+/* Names as they are written; access.h looks them up. */
+struct config_access {
+    char *allow, *deny;
 };
 
 /* Owner: main. Read-only after loading. The table in config.c describes each key. */
@@ -22,8 +51,11 @@ typedef struct Config {
     uint64_t n_threads, kv_bytes, kv_type, exact_floats, preload, n_context_max, n_sequences_max,
         n_step_rows, target_us;
     uint64_t n_tokens_default, timeout_default_us, timeout_max_us, priority_default;
-    uint64_t n_connections_max, n_requests_max, n_user_connections_max, n_user_requests_max,
-        n_user_bytes_max, n_output_bytes_max, n_queued_max, n_user_queued_max;
+    uint64_t n_connections_max, n_requests_max, n_output_bytes_max, n_queued_max, window_us;
+    uint64_t limits[_QUOTA_N]; /* of a user */
+    struct config_access access[_CONFIG_SERVICES];
+    struct config_account accounts[CONFIG_ACCOUNTS_MAX];
+    size_t n_accounts;
     struct config_model models[CONFIG_MODELS_MAX];
     size_t n_models;
 } Config;

@@ -70,10 +70,10 @@ static void on_closed(uv_handle_t *handle) {
     free(c->codec_state);
     free(c->writing);
     free(c->refusal);
-    if (c->n_unread > 0)
-        quota_release(c->user, QUOTA_BYTES, c->n_unread);
-    if (c->user)
-        quota_release(c->user, QUOTA_CONNECTIONS, 1);
+    if (c->n_charged > 0)
+        quota_release(c->account, QUOTA_BYTES, c->n_charged);
+    if (c->account)
+        quota_release(c->account, QUOTA_CONNECTIONS, 1);
     list_unlink(&c->node);
     d->n_connections--;
     free(c);
@@ -167,24 +167,26 @@ static int write_some(Conn *c) {
     return 0;
 }
 
-/* What the peer leaves unread is its user's, or many connections could hold what one may not. */
-static int charge_unread(Conn *c) {
+/* What the peer leaves unread, and what it began to send and did not end, is its user's, or many
+ * connections could hold what one may not. */
+static int charge_bytes(Conn *c) {
     const uint8_t *bytes;
-    size_t n = c->writing ? c->n_writing + c->codec->pending(c->codec_state, &bytes) : 0;
+    size_t n = c->codec->n_held(c->codec_state);
     Error error = ERROR_INIT;
-    User *user;
 
-    if (!c->user)
+    if (!c->account)
         return 0;
-    if (n > c->n_unread &&
-        quota_charge(&c->daemon->quota, c->uid, QUOTA_BYTES, n - c->n_unread, &user, &error) != 0) {
-        log_notice("connection of pid %d, uid %u does not read its answers, closing it: %s",
+    if (c->writing)
+        n += c->n_writing + c->codec->pending(c->codec_state, &bytes);
+    if (n > c->n_charged && quota_charge(c->account, QUOTA_BYTES, n - c->n_charged, &error) != 0) {
+        log_notice("connection of pid %d, uid %u neither reads its answers nor ends its requests, "
+                   "closing it: %s",
                    (int)c->pid, (unsigned)c->uid, error.text);
         return -ENOBUFS;
     }
-    if (n < c->n_unread)
-        quota_release(c->user, QUOTA_BYTES, c->n_unread - n);
-    c->n_unread = n;
+    if (n < c->n_charged)
+        quota_release(c->account, QUOTA_BYTES, c->n_charged - n);
+    c->n_charged = n;
     return 0;
 }
 
@@ -192,7 +194,7 @@ void conn_flush(Conn *c) {
     list_unlink(&c->dirty_node);
     if (c->state == CONN_CLOSING || c->state == CONN_SNIFF)
         return;
-    if ((!c->writing && write_some(c) < 0) || charge_unread(c) < 0) {
+    if ((!c->writing && write_some(c) < 0) || charge_bytes(c) < 0) {
         conn_close(c); /* the peer is gone or reads nothing: answers have nowhere to go */
         return;
     }
@@ -381,17 +383,17 @@ uint64_t conn_tick(Conn *c, uint64_t now_us) {
 /* ---- the beginning ---- */
 
 static int read_credentials(Conn *c) {
-    struct ucred peer;
-    socklen_t n = sizeof(peer);
+    struct access_peer *peer = &c->daemon->peer;
     int fd, r;
 
     r = uv_fileno((uv_handle_t *)&c->pipe, &fd);
+    if (r == 0)
+        r = access_read_peer(fd, peer);
     if (r < 0)
         return r;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0)
-        return -errno;
-    c->uid = peer.uid;
-    c->pid = peer.pid;
+    c->uid = peer->uid;
+    c->pid = peer->pid;
+    c->services = access_services(&c->daemon->access, peer);
     return 0;
 }
 
@@ -399,16 +401,19 @@ static int read_credentials(Conn *c) {
 static int admit(Conn *c) {
     Daemon *d = c->daemon;
     Error error = ERROR_INIT;
+    uint64_t max[_QUOTA_N];
     int r = 0;
 
+    quota_sweep(&d->quota, daemon_now_us(d));
+    access_fill_limits(&d->access, d->config, &d->peer, max);
     if (d->n_connections > d->n_connections_max)
         (void)error_set(&error, 0, "all %zu connections are in use (max_connections)",
                         d->n_connections_max);
     else
-        r = quota_charge(&d->quota, c->uid, QUOTA_CONNECTIONS, 1, &c->user, &error);
+        r = quota_connect(&d->quota, c->uid, max, &c->account, &error);
     if (r < 0)
         return r;
-    if (!c->user) {
+    if (!c->account) {
         if (d->n_connections > d->n_connections_max + DAEMON_REFUSED_MAX)
             return -EMFILE;
         c->refusal = alloc_string(error.text);

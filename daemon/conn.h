@@ -30,8 +30,9 @@ typedef struct Conn {
     enum conn_state state;
     uid_t uid;
     pid_t pid;
-    User *user;    /* NULL: refused */
-    char *refusal; /* why every call is refused; NULL: it is not */
+    Account *account;  /* the user's own; NULL: refused */
+    unsigned services; /* it may use: bits of enum config_service */
+    char *refusal;     /* why every call is refused; NULL: it is not */
     ListNode calls;
     const struct codec_ops *codec;
     void *codec_state;
@@ -40,7 +41,7 @@ typedef struct Conn {
     uv_write_t write;
     uint8_t *writing; /* bytes that the kernel has not taken yet */
     size_t n_writing;
-    size_t n_unread;   /* charged to the user: what is written and not taken */
+    size_t n_charged;  /* of bytes: written and not taken, or come and not whole */
     uint64_t stall_us; /* when the write under way is given up; 0: none */
     uint64_t check_us; /* when to look whether a half-closed peer is still there; 0: never */
 } Conn;

@@ -124,9 +124,11 @@ static void take_letter(Daemon *d, Letter *letter) {
         model_lose(model);
     if (call)
         service_letter(call, letter);
-    worker_letter_free(letter);
-    if (is_ended)
+    if (is_ended) {
+        call_release_job(container_of(letter, Job, letter));
         model_release(model);
+    }
+    worker_letter_free(letter);
 }
 
 static void take_letters(Daemon *d) {
@@ -374,10 +376,7 @@ static void init_fields(Daemon *d, const Config *config) {
         list_init(&d->calls[i]);
     list_init(&d->models.all);
     d->scratch = BUF_INIT(CODEC_MESSAGE_BYTES_MAX);
-    quota_init(&d->quota);
-    d->quota.max[QUOTA_CONNECTIONS] = config->n_user_connections_max;
-    d->quota.max[QUOTA_REQUESTS] = config->n_user_requests_max;
-    d->quota.max[QUOTA_BYTES] = config->n_user_bytes_max;
+    quota_init(&d->quota, config->window_us);
     d->n_connections_max = connections_max(config);
 }
 
@@ -388,9 +387,14 @@ static void close_loop(Daemon *d) {
 }
 
 int daemon_init(Daemon *d, const Config *config) {
+    Error error = ERROR_INIT;
     int r;
 
     init_fields(d, config);
+    if (access_init(&d->access, config, &error) < 0) {
+        log_error("%s", error.text);
+        return -EINVAL;
+    }
     (void)signal(SIGPIPE, SIG_IGN);
     r = uv_loop_init(&d->loop);
     if (r < 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/buf.h"
+#include "daemon/access.h"
 #include "daemon/config.h"
 #include "daemon/listener.h"
 #include "daemon/models.h"
@@ -27,6 +28,8 @@ typedef struct Daemon {
     const Config *config;
     uint64_t begun_us;
     Quota quota;
+    Access access;
+    struct access_peer peer; /* of the connection that is being taken */
     Models models;
     Worker worker;
     Listener listener;

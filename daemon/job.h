@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 struct Lane;
+struct Account;
 struct Model;
 
 enum letter_type {
@@ -55,6 +56,9 @@ typedef struct Job {
     enum sched_class class;
     uint64_t deadline_us; /* by uv_hrtime(); 0: none */
     atomic_bool is_cancelled;
+    /* the loop's, at all times: what is charged until the job has ended */
+    struct Account *account; /* NULL: nothing */
+    uint64_t n_charged_tokens, n_charged_pages, n_spent_tokens, n_spent_prompt;
     /* the worker's */
     struct Lane *lane;
     SchedEntry entry;

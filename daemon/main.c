@@ -1,5 +1,6 @@
 /* grokd: command line, configuration, and the daemon's life from setup to teardown. */
 #include "base/alloc.h"
+#include "daemon/access.h"
 #include "daemon/config.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
@@ -82,6 +83,19 @@ static int parse_arguments(struct arguments *a, int argc, char **argv) {
     return 2;
 }
 
+static int check_names(const Config *c) {
+    Access *access = alloc_new(Access);
+    Error error = ERROR_INIT;
+    int r = -ENOMEM;
+
+    if (access)
+        r = access_init(access, c, &error);
+    if (r < 0)
+        log_error("%s", error.text[0] ? error.text : "out of memory");
+    free(access);
+    return r;
+}
+
 static int configure(Config *c, const struct arguments *a) {
     Error error = ERROR_INIT;
     char *socket;
@@ -94,6 +108,7 @@ static int configure(Config *c, const struct arguments *a) {
         }
     if (config_check(c) < 0)
         r = -EINVAL;
+    r = MIN(r, check_names(c));
     if (a->socket) {
         socket = alloc_string(a->socket);
         if (!socket)

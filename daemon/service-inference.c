@@ -205,7 +205,12 @@ static void push(Call *call, Job *job) {
 
     call->n_prompt = job->n_tokens;
     job->deadline_us = call->deadline_us;
+    if (!call_charge_job(call, job)) {
+        (void)job_free(job);
+        return;
+    }
     if (worker_push(&d->worker, job) != 0) {
+        call_release_job(job);
         (void)job_free(job);
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "too many requests are waiting");
         return;
@@ -230,8 +235,10 @@ static void push_generate(Call *call, Job *job) {
         (void)job_free(job);
         return;
     }
-    if (n_wanted == 0)
+    if (n_wanted == 0) {
+        n_context = MIN(n_context, MAX(n_prompt + 1, call->account->user->max[QUOTA_CONTEXT]));
         job->params.n_tokens_max = (uint32_t)MIN(n_default, n_context - n_prompt);
+    }
     push(call, job);
 }
 
@@ -373,7 +380,7 @@ void inference_generate(Call *call, void *request) {
     CLEANUP(job_freep) Job *job = NULL;
 
     if (!service_use_model(call, q->model) || !call_set_timeout(call, q->timeout_ms) ||
-        !take_request_id(call, q->request_id))
+        !take_request_id(call, q->request_id) || !call_set_actor(call, q->actor))
         return;
     if (!is_text && !is_tokens) {
         call_fail(call, STATUS_INVALID_ARGUMENT, "there is no prompt: text or tokens are needed");
@@ -398,7 +405,8 @@ void inference_score(Call *call, void *request) {
     CLEANUP(job_freep) Job *job = NULL;
 
     if (!service_use_model(call, q->model) || !call_set_timeout(call, q->timeout_ms) ||
-        !take_request_id(call, q->request_id) || !check_logprobs(call, q->top_logprobs))
+        !take_request_id(call, q->request_id) || !call_set_actor(call, q->actor) ||
+        !check_logprobs(call, q->top_logprobs))
         return;
     if (!is_text && !is_tokens) {
         call_fail(call, STATUS_INVALID_ARGUMENT, "there is no prompt: text or tokens are needed");

@@ -10,10 +10,6 @@ static char *view(const char *s) { /* protobuf-c's strings are not const; packin
     return (char *)(uintptr_t)s;
 }
 
-static bool is_administrator(const Call *call) {
-    return call->conn->uid == 0 || call->conn->uid == geteuid();
-}
-
 /* n summaries in the arena. */
 static int fill_summaries(const Models *m, MsgArena *arena, Grokd__V1__ModelSummary ***ret,
                           size_t *ret_n) {
@@ -174,11 +170,8 @@ static Model *find_or_add(Call *call, const Grokd__V1__LoadModelRequest *q) {
     /* To watch what is loaded anyway is everybody's right. */
     if (is_known && (model->state == MODEL_READY || model->state == MODEL_LOADING))
         return model;
-    if (!is_administrator(call)) {
-        call_fail(call, STATUS_PERMISSION_DENIED,
-                  "only root and the daemon's own user may load models");
+    if (!service_is_allowed(call, CONFIG_MODELS))
         return NULL;
-    }
     if (call->daemon->is_draining) {
         call_fail(call, STATUS_UNAVAILABLE, "the daemon is shutting down");
         return NULL;
@@ -217,11 +210,8 @@ void models_unload_rpc(Call *call, void *request) {
     const Grokd__V1__UnloadModelRequest *q = request;
     Model *model;
 
-    if (!is_administrator(call)) {
-        call_fail(call, STATUS_PERMISSION_DENIED,
-                  "only root and the daemon's own user may unload models");
+    if (!service_is_allowed(call, CONFIG_MODELS))
         return;
-    }
     model = service_find_model(call, q->model);
     if (!model)
         return;

@@ -64,12 +64,42 @@ enum codec_kind service_kind(const char *service, const char *method) {
     return CODEC_UNKNOWN_SERVICE;
 }
 
+bool service_is_allowed(Call *call, enum config_service service) {
+    static const struct {
+        const char *what, *key;
+    } rows[] = {
+        [CONFIG_INFERENCE] = {"ask for text", "inference"},
+        [CONFIG_MODELS] = {"load and unload models", "models"},
+        [CONFIG_ADMIN] = {"see the daemon's state", "admin"},
+    };
+
+    if (call->conn->services & BIT(service))
+        return true;
+    call_fail(call, STATUS_PERMISSION_DENIED,
+              "user %u may not %s: %s.%s is for those in %s_allow and not in %s_deny, section "
+              "[access] of grokd.conf",
+              (unsigned)call->conn->uid, rows[service].what, call->method->service,
+              call->method->name, rows[service].key, rows[service].key);
+    return false;
+}
+
+/* What a service as a whole is for. Methods of Models ask by themselves where they change one. */
+static bool is_open(Call *call) {
+    if (strcmp(call->method->service, INFERENCE) == 0)
+        return service_is_allowed(call, CONFIG_INFERENCE);
+    if (strcmp(call->method->service, ADMIN) == 0)
+        return service_is_allowed(call, CONFIG_ADMIN);
+    return true;
+}
+
 void service_run(Call *call, const uint8_t *payload, size_t n) {
     Error error = ERROR_INIT;
     MsgArena arena;
     void *request;
     int r;
 
+    if (!is_open(call))
+        return;
     msg_arena_init(&arena, MSG_BUDGET(n));
     r = msg_unpack(call->method->request, payload, n, &arena, &request, &error);
     if (r == 0)
@@ -95,6 +125,7 @@ static void end_computing(Call *call, const Job *job) {
 }
 
 void service_letter(Call *call, const Letter *letter) {
+    call_count(call, letter);
     switch (letter->type) {
     case LETTER_WAITING:
         call->output.has_position = true;

@@ -20,7 +20,7 @@ struct method {
 
 enum codec_kind service_kind(const char *service, const char *method);
 const struct method *service_find(const char *service, const char *method);
-/* Decodes the request and runs the method. */
+/* Decodes the request and runs the method, where its user may. */
 void service_run(Call *call, const uint8_t *payload, size_t n);
 void service_model_changed(Call *call, Model *model);
 /* A letter of the worker's for a call that is still there. */
@@ -32,6 +32,8 @@ Model *service_use_model(Call *call, const char *name);
 /* The model by its name; NULL: the call is over. */
 Model *service_find_model(Call *call, const char *name);
 enum status_code service_status_of(int r);
+/* Returns false where the user may not use the service: the call is over. */
+bool service_is_allowed(Call *call, enum config_service service);
 
 /* service-inference.c */
 void inference_generate(Call *call, void *request);

@@ -232,7 +232,8 @@ int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_resul
 /* Counts up whenever compute threads make progress inside a step (the watchdog's food). Any thread.
  */
 uint64_t gk_engine_heartbeat(const GkEngine *e);
-/* Pages of 64 positions: free, and all there are. Worker thread. */
+#define GK_KV_PAGE_POSITIONS 64
+/* Pages of so many positions: free, and all there are. Worker thread. */
 void gk_engine_kv_pages(const GkEngine *e, uint64_t *ret_free, uint64_t *ret_total);
 
 /* For tests and measuring: sees what the pass computes. Called on the worker thread inside

@@ -11,6 +11,7 @@
 #include "engine/shape.h"
 
 #define KV_PAGE_POSITIONS KERN_PAGE_POSITIONS
+_Static_assert(KV_PAGE_POSITIONS == GK_KV_PAGE_POSITIONS, "as engine.h tells the daemon");
 
 typedef struct KvPool {
     enum gk_kv_type type;

@@ -70,6 +70,8 @@ struct codec_ops {
     size_t (*pending)(const void *state, const uint8_t **ret_bytes);
     void (*drained)(void *state, size_t n);
     size_t (*n_streams)(const void *state);
+    /* Bytes kept of requests that have not come whole. */
+    size_t (*n_held)(const void *state);
     /* No request will come any more and no call is under way: close once pending() is drained. */
     bool (*is_finished)(const void *state);
 };

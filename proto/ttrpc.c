@@ -446,6 +446,12 @@ static size_t ttrpc_n_streams(const void *state) {
     return t->n_streams;
 }
 
+static size_t ttrpc_n_held(const void *state) {
+    const Ttrpc *t = state;
+
+    return buf_size(&t->reader.data);
+}
+
 static bool ttrpc_is_finished(const void *state) {
     const Ttrpc *t = state;
 
@@ -464,5 +470,6 @@ const struct codec_ops ttrpc_codec = {
     .pending = ttrpc_pending,
     .drained = ttrpc_drained,
     .n_streams = ttrpc_n_streams,
+    .n_held = ttrpc_n_held,
     .is_finished = ttrpc_is_finished,
 };

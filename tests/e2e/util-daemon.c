@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -74,6 +76,12 @@ void test_daemon_configure(TestDaemon *d, const char *text) {
 
     assert(file && fputs(text, file) >= 0);
     assert(fclose(file) == 0);
+}
+
+void test_daemon_open(TestDaemon *d) {
+    if (geteuid() != 0)
+        test_skip("only root can become other users");
+    assert(chmod(d->directory, 0711) == 0);
 }
 
 void test_daemon_exec(TestDaemon *d, const char *const *argv) {
@@ -207,6 +215,55 @@ void test_daemon_stop(TestDaemon *d) {
         print_log(d);
     assert(status == 0);
     test_daemon_deinit(d);
+}
+
+/* ---- other users ---- */
+
+TestUser test_user_start(const TestDaemon *d, uid_t uid, gid_t group, test_user_run run) {
+    TestUser user;
+    int fds[2];
+
+    assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
+    (void)fflush(stdout);
+    user = (TestUser){.pid = fork(), .fd = fds[0]};
+    assert(user.pid >= 0);
+    if (user.pid == 0) {
+        closep(&fds[0]);
+        user.fd = fds[1];
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        assert(setgroups(group != 0, &group) == 0 && setgid((gid_t)uid) == 0 && setuid(uid) == 0);
+        run(d, &user);
+        (void)fflush(stdout);
+        _exit(0);
+    }
+    closep(&fds[1]);
+    return user;
+}
+
+void test_user_ready(TestUser *self) {
+    char byte = 0;
+
+    assert(write(self->fd, &byte, 1) == 1);
+    assert(read(self->fd, &byte, 1) == 0);
+}
+
+void test_user_await(TestUser *user) {
+    char byte;
+
+    assert(read(user->fd, &byte, 1) == 1);
+}
+
+void test_user_end(TestUser *user) {
+    int status;
+
+    closep(&user->fd);
+    assert(waitpid(user->pid, &status, 0) == user->pid && status == 0);
+}
+
+void test_as(const TestDaemon *d, uid_t uid, gid_t group, test_user_run run) {
+    TestUser user = test_user_start(d, uid, group, run);
+
+    test_user_end(&user);
 }
 
 /* ---- asking it ---- */

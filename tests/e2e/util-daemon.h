@@ -23,6 +23,8 @@ typedef struct TestDaemon {
 /* Makes the directory and the notify socket, starts nothing. */
 void test_daemon_init(TestDaemon *d);
 void test_daemon_deinit(TestDaemon *d);
+/* Lets processes of other users in. Skips the test where we may not become one. */
+void test_daemon_open(TestDaemon *d);
 /* What grokd.conf will hold; before start. */
 void test_daemon_configure(TestDaemon *d, const char *text);
 /* Runs `--config … --socket …` and the options (NULL-ended, may be NULL) and returns at once. */
@@ -40,6 +42,23 @@ int test_daemon_wait(TestDaemon *d);
 /* Asserts that nothing is left running, ends it with SIGTERM and asserts that it exits with 0. */
 void test_daemon_stop(TestDaemon *d);
 bool test_daemon_logged(const TestDaemon *d, const char *text);
+
+/* A process of another user (and a further group, unless 0), running `run` until it returns. Its
+ * asserts are the test's. It may say "ready" with test_user_ready() and go on until it is told to
+ * end. */
+typedef struct TestUser {
+    pid_t pid;
+    int fd;
+} TestUser;
+typedef void (*test_user_run)(const TestDaemon *d, TestUser *self);
+TestUser test_user_start(const TestDaemon *d, uid_t uid, gid_t group, test_user_run run);
+/* In the process: ready; returns when it is to end. */
+void test_user_ready(TestUser *self);
+void test_user_await(TestUser *user);
+/* Tells it to end, waits, and asserts that all went well. */
+void test_user_end(TestUser *user);
+/* Start and end in one. */
+void test_as(const TestDaemon *d, uid_t uid, gid_t group, test_user_run run);
 
 grokd_client *test_connect(const TestDaemon *d);
 /* Waits until so many requests are running or queued. */

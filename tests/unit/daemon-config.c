@@ -35,7 +35,7 @@ static void test_defaults_are_the_manuals(void) {
     assert(config_init(&c) == 0);
     assert(strcmp(c.socket, "/run/grokd/grokd.sock") == 0 && c.socket_mode == 0660);
     assert(c.drain_us == 30000000 && c.n_step_rows == 128 && c.n_sequences_max == 64);
-    assert(c.preload && !c.exact_floats && c.n_user_bytes_max == 64 << 20);
+    assert(c.preload && !c.exact_floats && c.limits[QUOTA_BYTES] == 64 << 20);
     assert(c.n_models == 0 && config_check(&c) == 0);
     config_deinit(&c);
 }
@@ -67,6 +67,35 @@ static void test_later_values_win_and_nothing_is_the_default(void) {
     assert(strcmp(c.models[0].name, "a") == 0 && strcmp(c.models[0].path, "/1") == 0);
     assert(!c.models[0].load && c.models[1].load && c.models[1].is_default);
     assert(config_check(&c) == 0);
+    config_deinit(&c);
+}
+
+static void test_drop_ins_may_be_anywhere(void) {
+    Config c;
+
+    assert(config_init(&c) == 0);
+    (void)snprintf(path, sizeof(path), "%s", temp_path("[a]*?\\{b,c}.conf"));
+    write_file(path, "");
+    write_drop_in(".hidden.conf", "[engine]\nthreads = 6\n");
+    write_drop_in("1.conf", "[engine]\nthreads = 5\n");
+    assert(config_load(&c, path, true) == 0 && c.n_threads == 5);
+    config_deinit(&c);
+}
+
+static void test_users_and_groups_have_limits_of_their_own(void) {
+    Config c;
+
+    assert(config_init(&c) == 0);
+    write_config("[user alice]\nmax_user_tokens = 0\nmax_user_requests = 7\n[limits]\n"
+                 "max_user_tokens = 9\n[group alice]\nmax_user_bytes = 4K\n");
+    write_drop_in("1.conf", "[user alice]\nmax_user_requests =\nmax_user_context = 5\n");
+    assert(config_load(&c, path, true) == 0 && c.n_accounts == 2);
+    assert(strcmp(c.accounts[0].name, "alice") == 0 && !c.accounts[0].is_group);
+    assert(c.accounts[0].limits[QUOTA_TOKENS] == QUOTA_UNLIMITED);
+    assert(c.accounts[0].limits[QUOTA_REQUESTS] == CONFIG_UNSET);
+    assert(c.accounts[0].limits[QUOTA_CONTEXT] == 5);
+    assert(c.accounts[1].is_group && c.accounts[1].limits[QUOTA_BYTES] == 4096);
+    assert(c.limits[QUOTA_TOKENS] == 9 && c.limits[QUOTA_CONTEXT] == QUOTA_UNLIMITED);
     config_deinit(&c);
 }
 
@@ -117,6 +146,9 @@ static void test_mistakes_are_told_with_their_place(void) {
     } cases[] = {
         {"\n[nonsense]\n", "grokd.conf:2: there is no section [nonsense]"},
         {"[engine]\nthreds = 2\n", ":2: section [engine] has no key 'threds'"},
+        {"[user x]\nmax_connections = 2\n", ":2: a user has no key 'max_connections'"},
+        {"[group ]\n", ":1: "},
+        {"[group x]\nmax_user_requests = 0\n", ":2: max_user_requests = 0: the value must be"},
         {"[engine]\nthreads = many\n", ":2: threads = many: a whole number"},
         {"[engine]\nthreads = -1\n", ":2: threads"},
         {"[engine]\nthreads = 99999999999999999999\n", ":2: threads"},
@@ -159,6 +191,8 @@ int main(int argc, char **argv) {
         TEST(defaults_are_the_manuals),
         TEST(values_have_units),
         TEST(later_values_win_and_nothing_is_the_default),
+        TEST(drop_ins_may_be_anywhere),
+        TEST(users_and_groups_have_limits_of_their_own),
         TEST(model_option_adds_and_replaces),
         TEST(mistakes_are_told_with_their_place),
         TEST(a_file_that_is_not_there),
