@@ -18,7 +18,7 @@ proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
 ctl_SRC    := client/cmd-generate.c client/cmd-models.c client/cmd-status.c client/cmd-text.c \
-              client/ctl.c client/grokctl.c
+              client/ctl.c client/grokctl.c client/progress.c
 daemon_SRC := daemon/access.c daemon/call.c daemon/config.c daemon/conn.c daemon/cost.c daemon/daemon.c daemon/job.c \
               daemon/listener.c daemon/log.c daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c \
               daemon/output.c daemon/quota.c daemon/sched.c daemon/service.c daemon/service-generate.c \
@@ -29,7 +29,7 @@ unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
                      unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-pool \
                      unit/engine-text unit/engine-stream unit/engine-sample
-unit_proto_TESTS  := unit/proto-msg unit/proto-ttrpc unit/proto-wire
+unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
 e2e_TESTS         := e2e/accounts e2e/lifecycle e2e/rpc e2e/streams

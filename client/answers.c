@@ -167,6 +167,7 @@ static bool convert_queued(struct answer *answer, const Grokd__V1__Queued *m) {
     if (!to)
         return false;
     to->position = m->position;
+    to->estimated_wait_us = m->estimated_wait_us;
     answer->event.queued = to;
     return true;
 }
@@ -178,6 +179,7 @@ static bool convert_prefill(struct answer *answer, const Grokd__V1__PrefillProgr
         return false;
     to->done_tokens = m->done_tokens;
     to->total_tokens = m->total_tokens;
+    to->cached_tokens = m->cached_tokens;
     answer->event.prefill = to;
     return true;
 }

@@ -100,31 +100,6 @@ static int fill_sampling(struct generate *g, struct lists *lists) {
 
 /* ---- the answer ---- */
 
-/* What standard error shows while nothing comes yet; cleared before the first text. */
-struct progress {
-    bool wanted, shown;
-};
-
-static void progress_clear(struct progress *p) {
-    if (p->shown)
-        (void)fputs("\r\033[K", stderr);
-    p->shown = false;
-}
-
-static void progress_show(struct progress *p, const struct grokd_event *event) {
-    if (!p->wanted)
-        return;
-    if (event->queued)
-        (void)fprintf(stderr, "\rwaiting, %u request%s ahead\033[K", event->queued->position,
-                      event->queued->position == 1 ? "" : "s");
-    else if (event->prefill)
-        (void)fprintf(stderr, "\rreading the prompt: %u of %u tokens\033[K",
-                      event->prefill->done_tokens, event->prefill->total_tokens);
-    else
-        return;
-    p->shown = true;
-}
-
 static double rate(uint64_t n, uint64_t us) {
     return us > 0 ? (double)n * 1e6 / (double)us : 0;
 }
@@ -168,12 +143,15 @@ static int print_json_event(const struct grokd_event *e) {
         json_object_set_new(o, "model", json_string(e->model));
     if (e->queued)
         json_object_set_new(o, "queued",
-                            json_pack("{s:I}", "position", (json_int_t)e->queued->position));
+                            json_pack("{s:I, s:I}", "position", (json_int_t)e->queued->position,
+                                      "estimated_wait_us",
+                                      (json_int_t)e->queued->estimated_wait_us));
     if (e->prefill)
         json_object_set_new(o, "prefill",
-                            json_pack("{s:I, s:I}", "done_tokens",
+                            json_pack("{s:I, s:I, s:I}", "done_tokens",
                                       (json_int_t)e->prefill->done_tokens, "total_tokens",
-                                      (json_int_t)e->prefill->total_tokens));
+                                      (json_int_t)e->prefill->total_tokens, "cached_tokens",
+                                      (json_int_t)e->prefill->cached_tokens));
     if (e->chunk)
         json_object_set_new(o, "chunk", json_chunk(e->chunk));
     if (e->final)
@@ -272,6 +250,9 @@ static int run(Ctl *ctl, void *state, int argc, char **argv) {
     if (!lists)
         return ctl_fail(EXIT_REFUSED, "out of memory");
     r = fill_sampling(g, lists);
+    if (r != 0)
+        return r;
+    r = ctl_parse_priority(g->text.priority, &request.priority);
     if (r != 0)
         return r;
     r = ctl_read_prompt(&g->text, argc, argv, &text, &ids, &request.n_tokens);

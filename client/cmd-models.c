@@ -194,18 +194,12 @@ const struct command command_show = {
 
 /* ---- load ---- */
 
-#define BAR_WIDTH 32
-
 static void draw_bar(const struct grokd_load_progress *p, const char *model) {
-    unsigned filled = p->total_bytes ? (unsigned)(p->done_bytes * BAR_WIDTH / p->total_bytes) : 0;
-    char done[32], total[32], bar[BAR_WIDTH + 1];
+    char done[32], total[32], bar[CTL_BAR_BYTES];
 
-    (void)memset(bar, ' ', BAR_WIDTH);
-    (void)memset(bar, '#', filled < BAR_WIDTH ? filled : BAR_WIDTH);
-    bar[BAR_WIDTH] = '\0';
-    (void)fprintf(stderr, "\r%s [%s] %s of %s\033[K", model, bar,
-                  ctl_human((double)p->done_bytes, "B", done),
-                  ctl_human((double)p->total_bytes, "B", total));
+    (void)fprintf(
+        stderr, "\r%s %s %s of %s\033[K", model, ctl_bar(p->done_bytes, p->total_bytes, bar),
+        ctl_human((double)p->done_bytes, "B", done), ctl_human((double)p->total_bytes, "B", total));
 }
 
 static int print_load_event(const Ctl *ctl, const struct grokd_load_progress *p, const char *model,

@@ -58,6 +58,9 @@ static int run_score(Ctl *ctl, void *state, int argc, char **argv) {
     grokd_call *call;
     int r;
 
+    r = ctl_parse_priority(s->text.priority, &request.priority);
+    if (r != 0)
+        return r;
     r = ctl_read_prompt(&s->text, argc, argv, &text, &ids, &request.n_tokens);
     if (r != 0)
         return r;

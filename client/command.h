@@ -104,7 +104,7 @@ struct text_options {
     const char *file;
     bool tokens, bos, no_bos, control;
     uint32_t timeout_ms;
-    const char *request_id, *actor;
+    const char *request_id, *actor, *priority;
 };
 #define TEXT_FILE_ROW(s, f)                                                                        \
     {                                                                                              \
@@ -133,10 +133,19 @@ struct text_options {
          OPTION_STRING,                                                                            \
          offsetof(s, f.actor),                                                                     \
          0},                                                                                       \
+        {0,                                                                                        \
+         "priority",                                                                               \
+         "CLASS",                                                                                  \
+         "interactive, normal or batch",                                                           \
+         OPTION_STRING,                                                                            \
+         offsetof(s, f.priority),                                                                  \
+         0},                                                                                       \
     {                                                                                              \
         0, "request-id", "ID", "a name by which `cancel` finds the request", OPTION_STRING,        \
             offsetof(s, f.request_id), 0                                                           \
     }
+/* One of enum grokd_priority by its name (NULL: unspecified), or EXIT_USAGE. */
+int ctl_parse_priority(const char *text, int *ret);
 /* Reads the text, and turns it into ids with --tokens (else *ret_ids is NULL). Both are malloc()ed.
  */
 int ctl_read_prompt(const struct text_options *o, int argc, char **argv, char **ret_text,
@@ -149,6 +158,21 @@ int ctl_parse_i32(const char *option, const char *text, int32_t *ret);
 int ctl_parse_float(const char *option, const char *text, float *ret);
 /* "12.4 MB", "314.0 B": three or four significant digits with a decimal unit. */
 const char *ctl_human(double value, const char *unit, char buffer[32]);
+/* "[####    ]" */
+#define CTL_BAR_BYTES 35
+const char *ctl_bar(uint64_t done, uint64_t total, char buffer[CTL_BAR_BYTES]);
+
+/* What standard error shows while a Generate has no text yet (client/progress.c). */
+struct progress {
+    bool wanted; /* only ever on a terminal */
+    bool shown;
+    uint64_t begun_us; /* when n_begun tokens of the prompt were done */
+    uint32_t n_begun;
+};
+/* For every event; what is no news of this kind is left alone. */
+void progress_show(struct progress *p, const struct grokd_event *event);
+/* Before anything else is written. */
+void progress_clear(struct progress *p);
 /* The fields that several answers share. */
 json_t *ctl_json_summary(const struct grokd_model_summary *m);
 json_t *ctl_json_usage(const struct grokd_usage *u);

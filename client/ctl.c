@@ -87,6 +87,22 @@ int ctl_fail_call(const Ctl *ctl, const struct grokd_error *error) {
     return ctl_fail(EXIT_REFUSED, "%s", error->text);
 }
 
+int ctl_parse_priority(const char *text, int *ret) {
+    static const char *const names[] = {[GROKD_PRIORITY_INTERACTIVE] = "interactive",
+                                        [GROKD_PRIORITY_NORMAL] = "normal",
+                                        [GROKD_PRIORITY_BATCH] = "batch"};
+
+    *ret = GROKD_PRIORITY_UNSPECIFIED;
+    if (!text)
+        return 0;
+    for (size_t i = GROKD_PRIORITY_INTERACTIVE; i < ARRAY_SIZE(names); i++)
+        if (strcmp(text, names[i]) == 0) {
+            *ret = (int)i;
+            return 0;
+        }
+    return ctl_fail(EXIT_USAGE, "--priority takes interactive, normal or batch, not '%s'", text);
+}
+
 int ctl_next(grokd_call *call, const struct grokd_event **ret_event, struct grokd_error *error) {
     int r;
 

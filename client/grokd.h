@@ -173,6 +173,13 @@ struct grokd_sampling {
 #define GROKD_SAMPLING_INIT                                                                        \
     { .size = sizeof(struct grokd_sampling) }
 
+enum grokd_priority {
+    GROKD_PRIORITY_UNSPECIFIED = 0, /* the daemon's default */
+    GROKD_PRIORITY_INTERACTIVE = 1, /* a person waits */
+    GROKD_PRIORITY_NORMAL = 2,
+    GROKD_PRIORITY_BATCH = 3 /* runs in capacity that nobody else wants */
+};
+
 struct grokd_generate_request {
     size_t size;
     const char *model;     /* NULL: the default model */
@@ -187,6 +194,7 @@ struct grokd_generate_request {
     bool echo;          /* begin the text with the prompt */
     bool token_ids;     /* give each chunk's token ids */
     const char *actor;  /* on whose behalf; NULL: the user's own */
+    int priority;       /* enum grokd_priority */
 };
 #define GROKD_GENERATE_REQUEST_INIT                                                                \
     { .size = sizeof(struct grokd_generate_request) }
@@ -222,11 +230,13 @@ struct grokd_usage {
 };
 
 struct grokd_queued {
-    uint32_t position; /* requests ahead */
+    uint32_t position;          /* requests ahead */
+    uint64_t estimated_wait_us; /* 0: not known */
 };
 
 struct grokd_prefill {
     uint32_t done_tokens, total_tokens;
+    uint32_t cached_tokens; /* of the done ones, those that needed no computing */
 };
 
 struct grokd_chunk {
@@ -258,6 +268,7 @@ struct grokd_score_request {
     bool has_add_bos, add_bos;
     bool parse_control;
     const char *actor; /* on whose behalf; NULL: the user's own */
+    int priority;      /* enum grokd_priority */
 };
 #define GROKD_SCORE_REQUEST_INIT                                                                   \
     { .size = sizeof(struct grokd_score_request) }

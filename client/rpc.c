@@ -140,6 +140,7 @@ int grokd_begin_generate(grokd_client *client, const struct grokd_generate_reque
     m.parse_control = q.parse_control;
     m.echo = q.echo;
     m.token_ids = q.token_ids;
+    m.priority = (Grokd__V1__Priority)q.priority;
     SET_OPTIONAL(&m, &q, add_bos, GROKD__V1__GENERATE_REQUEST__HAS_ADD_BOS_ADD_BOS);
     if (q.tokens) {
         tokens.ids = MUTABLE(int32_t *, q.tokens);
@@ -179,6 +180,7 @@ int grokd_begin_score(grokd_client *client, const struct grokd_score_request *re
     m.timeout_ms = q.timeout_ms;
     m.top_logprobs = q.top_logprobs;
     m.parse_control = q.parse_control;
+    m.priority = (Grokd__V1__Priority)q.priority;
     SET_OPTIONAL(&m, &q, add_bos, GROKD__V1__SCORE_REQUEST__HAS_ADD_BOS_ADD_BOS);
     if (q.tokens) {
         tokens.ids = MUTABLE(int32_t *, q.tokens);

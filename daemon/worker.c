@@ -211,7 +211,7 @@ static void try_start(Worker *w, Job *job) {
     for (;;) {
         r = sched_is_full(sched) ? GK_E_BUSY : take_sequence(job);
         victim = r == GK_E_BUSY ? sched_victim(sched, &job->entry) : NULL;
-        if (!victim)
+        if (!victim || victim->has_token)
             break;
         suspend(job_of(victim), job);
     }
