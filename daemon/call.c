@@ -292,15 +292,18 @@ static struct places count_places(const Call *call) {
 bool call_find_place(Call *call) {
     const Config *config = call->daemon->config;
     struct places places = count_places(call);
+    uint64_t n_free;
 
-    if (places.n_waiting + places.n_running < config->n_sequences_max)
-        return true; /* it will not wait */
-    if (places.n_waiting >= config->n_queued_max) {
+    /* Some of those will start before anyone can wait. */
+    n_free = config->n_sequences_max - MIN(places.n_running, config->n_sequences_max);
+    if (places.n_waiting < n_free)
+        return true;
+    if (places.n_waiting - n_free >= config->n_queued_max) {
         call_refuse(call, "%" PRIu64 " requests wait for model %s (max_queued_requests)",
                     places.n_waiting, call->model->name);
         return false;
     }
-    if (places.n_user_waiting >= call->account->user->max[QUOTA_QUEUED]) {
+    if (places.n_user_waiting >= n_free + call->account->user->max[QUOTA_QUEUED]) {
         call_refuse(call, "%" PRIu64 " requests of user %u wait (max_user_queued_requests)",
                     places.n_user_waiting, (unsigned)call->conn->uid);
         return false;

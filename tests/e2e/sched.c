@@ -1,0 +1,464 @@
+/* Many users on one model: shares, priorities, the queue, refusals, and a storm of cancellations.
+ * Needs root to become others. */
+#include "tests/e2e/util-daemon.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ALICE 2001
+#define BOB   2002
+/* On one connection. */
+#define N_STREAMS 64
+
+/* What processes tell each other: tokens that came, or steps taken. */
+struct shared {
+    atomic_uint n_alice, n_bob, may_go;
+};
+static struct shared *shared;
+
+static void start(TestDaemon *d, const char *text) {
+    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
+    char config[2048];
+
+    shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert(shared != MAP_FAILED);
+    test_daemon_init(d);
+    test_daemon_open(d);
+    (void)snprintf(config, sizeof(config), "[daemon]\nsocket_mode = 0666\n%s", text);
+    test_daemon_configure(d, config);
+    test_daemon_spawn(d, options);
+    test_daemon_await(d, "READY=1");
+}
+
+/* A request for n tokens, whatever they are; its parameters live until the next one. */
+static struct grokd_generate_request request_for(uint32_t n, int priority) {
+    struct grokd_generate_request request = test_long(n);
+
+    request.token_ids = true;
+    request.priority = priority;
+    return request;
+}
+
+/* A prompt of n tokens. */
+static struct grokd_generate_request prompt_of(size_t n) {
+    static int32_t tokens[4096];
+    struct grokd_generate_request request = request_for(4, GROKD_PRIORITY_UNSPECIFIED);
+
+    assert(n <= ARRAY_SIZE(tokens));
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = 300 + (int32_t)(i * 7919 % 3000);
+    request.text = NULL;
+    request.tokens = tokens;
+    request.n_tokens = n;
+    return request;
+}
+
+/* ---- reading many calls at once ---- */
+
+/* Takes what has come for one call. Adds its tokens to *count; true where it has ended. */
+static bool take(grokd_call *call, atomic_uint *count) {
+    const struct grokd_event *event;
+    struct grokd_error error = {0};
+    int got;
+
+    while ((got = grokd_call_next(call, 0, &event, &error)) == GROKD_NEXT_EVENT)
+        if (event->chunk)
+            (void)atomic_fetch_add(count, (unsigned)event->chunk->n_token_ids);
+    if (got == GROKD_NEXT_FAILED) {
+        (void)printf("%s\n", error.text);
+        abort();
+    }
+    return got == GROKD_NEXT_END;
+}
+
+/* Waits for something, and takes it. Returns the number of calls that ended. */
+static size_t take_some(grokd_client *client, atomic_uint *count) {
+    struct pollfd p = {.fd = grokd_fd(client), .events = (short)grokd_events(client)};
+    grokd_call *call;
+    size_t n = 0;
+
+    assert(poll(&p, 1, -1) == 1 && grokd_process(client, NULL) == GROKD_OK);
+    while ((call = grokd_ready(client)))
+        n += take(call, count);
+    return n;
+}
+
+/* Runs n requests until all have ended, or that many tokens have come. */
+static void run_many(const TestDaemon *d, size_t n, const struct grokd_generate_request *request,
+                     atomic_uint *count, uint32_t n_tokens) {
+    CLIENT *client = test_connect(d);
+    grokd_call *calls[N_STREAMS];
+
+    assert(n <= N_STREAMS);
+    for (size_t i = 0; i < n; i++)
+        calls[i] = test_begin(client, request);
+    for (size_t n_ended = 0; n_ended < n && atomic_load(count) < n_tokens;)
+        n_ended += take_some(client, count);
+    for (size_t i = 0; i < n; i++)
+        calls[i] = grokd_call_free(calls[i]);
+}
+
+static void await_count(const atomic_uint *count, unsigned n) {
+    while (atomic_load(count) < n)
+        (void)usleep(1000);
+}
+
+/* ---- shares ---- */
+
+static void flood(const TestDaemon *d, TestUser *self) {
+    struct grokd_generate_request request = request_for(3900, GROKD_PRIORITY_UNSPECIFIED);
+
+    (void)self;
+    run_many(d, N_STREAMS, &request, &shared->n_alice, 1000000);
+}
+
+/* One stream among another user's 64. Its share is half the machine: fewer tokens than that a
+ * step's fixed part can pay for, but nowhere near one of 65. */
+static void one_stream(const TestDaemon *d, TestUser *self) {
+    struct grokd_generate_request request = request_for(400, GROKD_PRIORITY_UNSPECIFIED);
+    unsigned n_before, n_after;
+
+    (void)self;
+    run_many(d, 1, &request, &shared->n_bob, 100);
+    n_before = atomic_load(&shared->n_alice);
+    atomic_store(&shared->n_bob, 0);
+    run_many(d, 1, &request, &shared->n_bob, 300);
+    n_after = atomic_load(&shared->n_alice);
+    (void)printf("# 300 tokens of one stream, %u of the other user's 64\n", n_after - n_before);
+    assert(n_after > n_before && n_after - n_before < 300 * N_STREAMS / 3);
+}
+
+static void test_one_stream_beside_64(void) {
+    TestDaemon d;
+    TestUser alice;
+
+    start(&d, "[engine]\nmax_sequences = 80\n");
+    alice = test_user_start(&d, ALICE, 0, flood);
+    await_count(&shared->n_alice, 2000);
+    test_as(&d, BOB, 0, one_stream);
+    assert(kill(alice.pid, SIGKILL) == 0);
+    closep(&alice.fd);
+    assert(waitpid(alice.pid, NULL, 0) == alice.pid);
+    test_daemon_stop(&d);
+}
+
+/* ---- priorities ---- */
+
+static void batch(const TestDaemon *d, TestUser *self) {
+    struct grokd_generate_request request = request_for(1500, GROKD_PRIORITY_BATCH);
+
+    (void)self;
+    run_many(d, 4, &request, &shared->n_bob, 6000);
+}
+
+static void normal(const TestDaemon *d, TestUser *self) {
+    struct grokd_generate_request request = request_for(500, GROKD_PRIORITY_NORMAL);
+    unsigned n_before, n_after;
+
+    (void)self;
+    run_many(d, 1, &request, &shared->n_alice, 10); /* under way, whatever was in the pipe */
+    atomic_store(&shared->n_alice, 0);
+    n_before = atomic_load(&shared->n_bob);
+    run_many(d, 1, &request, &shared->n_alice, 500);
+    n_after = atomic_load(&shared->n_bob);
+    (void)printf("# %u batch tokens beside 500 others\n", n_after - n_before);
+    assert(atomic_load(&shared->n_alice) == 500 && n_after - n_before < 100);
+}
+
+static void test_batch_yields(void) {
+    TestDaemon d;
+    TestUser bob;
+
+    start(&d, "");
+    bob = test_user_start(&d, BOB, 0, batch);
+    await_count(&shared->n_bob, 400);
+    test_as(&d, ALICE, 0, normal);
+    test_user_end(&bob); /* and has all of its tokens in the end */
+    assert(atomic_load(&shared->n_bob) == 6000);
+    test_daemon_stop(&d);
+}
+
+static void test_unknown_priority_is_refused(void) {
+    TestDaemon d;
+    CLIENT *client = NULL;
+    struct grokd_generate_request request = request_for(1, 7);
+    struct grokd_error error = {0};
+    CALL *call = NULL;
+
+    start(&d, "");
+    client = test_connect(&d);
+    call = test_begin(client, &request);
+    assert(test_finish(call, NULL, &error) == GROKD_INVALID_ARGUMENT);
+    assert(strstr(error.text, "priority 7"));
+    call = grokd_call_free(call);
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
+/* ---- the queue ---- */
+
+/* Reads to its end; its places must come nearer. Returns how many it was told. */
+static unsigned read_places(grokd_call *call, uint32_t *ret_first, bool *ret_estimated) {
+    const struct grokd_event *event;
+    uint32_t last = UINT32_MAX;
+    unsigned n = 0;
+
+    while (grokd_call_next(call, -1, &event, NULL) == GROKD_NEXT_EVENT) {
+        if (!event->queued)
+            continue;
+        if (n++ == 0)
+            *ret_first = event->queued->position;
+        assert(event->queued->position < last);
+        last = event->queued->position;
+        *ret_estimated |= event->queued->estimated_wait_us > 0;
+    }
+    return n;
+}
+
+static void test_places_in_the_queue_are_told(void) {
+    TestDaemon d;
+    CLIENT *client = NULL;
+    struct grokd_generate_request request = request_for(400, GROKD_PRIORITY_UNSPECIFIED);
+    grokd_call *calls[10];
+    uint32_t first[ARRAY_SIZE(calls)] = {0};
+    unsigned n = 0;
+    bool estimated = false;
+
+    start(&d, "[engine]\nmax_sequences = 1\n");
+    client = test_connect(&d);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = test_begin(client, &request);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+        n = read_places(calls[i], &first[i], &estimated);
+        assert(i == 0 || n >= 1);
+        assert(i == 0 || first[i] < i);
+        calls[i] = grokd_call_free(calls[i]);
+    }
+    (void)printf("# the last was told %u places\n", n);
+    assert(first[ARRAY_SIZE(calls) - 1] >= 4 && n >= 3 && estimated);
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
+static void expect_hint(grokd_call *call, const char *key) {
+    const struct grokd_event *event;
+    struct grokd_error error = {0};
+
+    assert(grokd_call_next(call, -1, &event, &error) == GROKD_NEXT_FAILED); /* before any event */
+    if (error.code != GROKD_RESOURCE_EXHAUSTED || error.retry_after_ms == 0 ||
+        !strstr(error.text, key) || !strstr(error.text, "try again in"))
+        (void)printf("%u: %s\n", error.retry_after_ms, error.text);
+    assert(error.code == GROKD_RESOURCE_EXHAUSTED && error.retry_after_ms > 0);
+    assert(strstr(error.text, key) && strstr(error.text, "try again in"));
+}
+
+/* One runs, two of each user may wait, three of all. */
+static void ask_nine(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    struct grokd_generate_request request = request_for(2000, GROKD_PRIORITY_UNSPECIFIED);
+    grokd_call *calls[9];
+
+    (void)self;
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = test_begin(client, &request);
+    for (size_t i = 3; i < ARRAY_SIZE(calls); i++)
+        expect_hint(calls[i], "max_user_queued_requests");
+    atomic_store(&shared->n_alice, 1);
+    await_count(&shared->may_go, 1);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = grokd_call_free(calls[i]);
+}
+
+static void ask_two(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    struct grokd_generate_request request = request_for(4, GROKD_PRIORITY_UNSPECIFIED);
+    CALL *waits = test_begin(client, &request);
+    CALL *refused = test_begin(client, &request);
+
+    (void)self;
+    expect_hint(refused, "max_queued_requests");
+    atomic_store(&shared->may_go, 1);
+    assert(test_finish(waits, NULL, NULL) == GROKD_OK);
+}
+
+static void test_full_queues_refuse_with_a_hint(void) {
+    TestDaemon d;
+    TestUser alice, bob;
+
+    start(&d, "[engine]\nmax_sequences = 1\n[limits]\nmax_queued_requests = 3\n"
+              "max_user_queued_requests = 2\n");
+    alice = test_user_start(&d, ALICE, 0, ask_nine);
+    await_count(&shared->n_alice, 1);
+    bob = test_user_start(&d, BOB, 0, ask_two);
+    test_user_end(&alice);
+    test_user_end(&bob);
+    test_daemon_stop(&d);
+}
+
+/* ---- deadlines ---- */
+
+/* Reads to its end, which must be for want of time. Returns how much of the prompt was done. */
+static uint32_t expect_late(grokd_call *call, struct grokd_error *error) {
+    const struct grokd_event *event;
+    uint32_t n_done = 0;
+    int got;
+
+    while ((got = grokd_call_next(call, -1, &event, error)) == GROKD_NEXT_EVENT) {
+        assert(!event->chunk);
+        if (event->prefill)
+            n_done = event->prefill->done_tokens;
+    }
+    assert(got == GROKD_NEXT_FAILED && error->code == GROKD_DEADLINE_EXCEEDED);
+    return n_done;
+}
+
+static void test_deadlines_in_queue_and_prefill(void) {
+    TestDaemon d;
+    CLIENT *client = NULL;
+    struct grokd_generate_request running, waiting, hopeless;
+    struct grokd_error error = {0};
+    CALL *first = NULL, *second = NULL, *third = NULL;
+    uint32_t n_done;
+
+    start(&d, "[engine]\nmax_sequences = 1\n");
+    client = test_connect(&d);
+    hopeless = prompt_of(4000);
+    third = test_begin(client, &hopeless); /* its cost is learnt */
+    assert(test_finish(third, NULL, NULL) == GROKD_OK);
+    third = grokd_call_free(third);
+    hopeless.tokens++; /* another prompt than the one before */
+    hopeless.n_tokens--;
+    hopeless.timeout_ms = 30;
+    third = test_begin(client, &hopeless);
+    n_done = expect_late(third, &error);
+    (void)printf("# %u of 3999 tokens, then: %s\n", n_done, error.text);
+    assert(n_done < 1000);
+    running = request_for(3900, GROKD_PRIORITY_UNSPECIFIED);
+    first = test_begin(client, &running);
+    waiting = request_for(4, GROKD_PRIORITY_UNSPECIFIED);
+    waiting.timeout_ms = 100;
+    second = test_begin(client, &waiting);
+    assert(expect_late(second, &error) == 0);
+    first = grokd_call_free(first);
+    second = grokd_call_free(second);
+    third = grokd_call_free(third);
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
+/* ---- a storm ---- */
+
+static unsigned random_below(unsigned n) {
+    return (unsigned)random() % n;
+}
+
+/* Begins a random request, and sees to it in one of many ways. */
+static void begin_and_end(const TestDaemon *d, grokd_client **client, grokd_call **call) {
+    struct grokd_generate_request request =
+        random_below(2) ? prompt_of(1 + random_below(400))
+                        : request_for(1 + random_below(100), (int)random_below(4));
+    const struct grokd_event *event;
+
+    if (*call && random_below(2))
+        grokd_call_cancel(*call);
+    if (*call && random_below(16) == 0)
+        (void)test_finish(*call, NULL, NULL);
+    *call = grokd_call_free(*call);
+    if (random_below(16) == 0) {
+        *client = grokd_client_free(*client);
+        *client = test_connect(d);
+    }
+    *call = test_begin(*client, &request);
+    (void)grokd_call_next(*call, (int)random_below(3) * 3, &event, NULL);
+}
+
+static void cancel_500(const TestDaemon *d, TestUser *self) {
+    grokd_client *clients[8];
+    grokd_call *calls[8] = {NULL};
+
+    (void)self;
+    srandom((unsigned)getpid());
+    for (size_t i = 0; i < ARRAY_SIZE(clients); i++)
+        clients[i] = test_connect(d);
+    for (int i = 0; i < 500; i++) {
+        size_t k = random_below(ARRAY_SIZE(calls));
+
+        begin_and_end(d, &clients[k], &calls[k]);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(clients); i++) {
+        clients[i] = grokd_client_free(clients[i]);
+        calls[i] = grokd_call_free(calls[i]);
+    }
+}
+
+static void test_cancel_storm_leaves_nothing(void) {
+    TestDaemon d;
+    TestUser users[4];
+
+    start(&d, "[engine]\nkv_memory = 4M\nmax_sequences = 8\n");
+    for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+        users[i] = test_user_start(&d, i % 2 ? ALICE : BOB, 0, cancel_500);
+    for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+        test_user_end(&users[i]);
+    test_daemon_stop(&d); /* no request, no KV page and no account is left */
+}
+
+/* ---- a crowd ---- */
+
+static void ask_fifty(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    CLEANUP(freep) char *alone = test_ask(client, NULL, "What is Grok-1?");
+    struct grokd_generate_request request = test_question(NULL, "What is Grok-1?");
+    grokd_call *calls[50];
+
+    (void)self;
+    (void)atomic_fetch_add(&shared->may_go, 1);
+    await_count(&shared->may_go, 4); /* all at once */
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = test_begin(client, &request);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+        CLEANUP(freep) char *text = NULL;
+        struct grokd_error error = {0};
+
+        if (test_finish(calls[i], &text, &error) != GROKD_OK) {
+            (void)printf("stream %zu: %s\n", i, error.text);
+            abort();
+        }
+        assert(strcmp(text + strspn(text, " "), alone) == 0);
+        calls[i] = grokd_call_free(calls[i]);
+    }
+}
+
+/* The library checks the numbers of all events. */
+static void test_200_streams_of_two_users(void) {
+    TestDaemon d;
+    TestUser users[4];
+
+    start(&d, "");
+    for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+        users[i] = test_user_start(&d, i % 2 ? ALICE : BOB, 0, ask_fifty);
+    for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+        test_user_end(&users[i]);
+    test_daemon_stop(&d);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        {"one_stream_beside_64", test_one_stream_beside_64, 60},
+        {"batch_yields", test_batch_yields, 60},
+        TEST(unknown_priority_is_refused),
+        {"places_in_the_queue_are_told", test_places_in_the_queue_are_told, 60},
+        {"full_queues_refuse_with_a_hint", test_full_queues_refuse_with_a_hint, 60},
+        {"deadlines_in_queue_and_prefill", test_deadlines_in_queue_and_prefill, 60},
+        {"cancel_storm_leaves_nothing", test_cancel_storm_leaves_nothing, 120},
+        {"200_streams_of_two_users", test_200_streams_of_two_users, 60},
+    };
+    return test_main(tests, ARRAY_SIZE(tests), argc, argv);
+}
