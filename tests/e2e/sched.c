@@ -225,7 +225,8 @@ static unsigned read_places(grokd_call *call, uint32_t *ret_first, bool *ret_est
 static void test_places_in_the_queue_are_told(void) {
     TestDaemon d;
     CLIENT *client = NULL;
-    struct grokd_generate_request request = request_for(400, GROKD_PRIORITY_UNSPECIFIED);
+    struct grokd_generate_request request = prompt_of(10); /* texts may overtake each other */
+    struct grokd_sampling sampling = *request.sampling;
     grokd_call *calls[10];
     uint32_t first[ARRAY_SIZE(calls)] = {0};
     unsigned n = 0;
@@ -233,6 +234,8 @@ static void test_places_in_the_queue_are_told(void) {
 
     start(&d, "[engine]\nmax_sequences = 1\n");
     client = test_connect(&d);
+    sampling.max_tokens = 600;
+    request.sampling = &sampling;
     for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
         calls[i] = test_begin(client, &request);
     for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
@@ -242,7 +245,7 @@ static void test_places_in_the_queue_are_told(void) {
         calls[i] = grokd_call_free(calls[i]);
     }
     (void)printf("# the last was told %u places\n", n);
-    assert(first[ARRAY_SIZE(calls) - 1] >= 4 && n >= 3 && estimated);
+    assert(first[ARRAY_SIZE(calls) - 1] >= 4 && n >= 2 && estimated);
     client = grokd_client_free(client);
     test_daemon_stop(&d);
 }
