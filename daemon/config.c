@@ -161,10 +161,11 @@ static int parse_isa(const struct key *key, const char *text, void *to, Error *r
 /* ---- the table ---- */
 
 static const char *const log_levels[] = {"error", "warning", "notice", "info", "debug", NULL};
-static const char *const kv_types[] = {"f16", "f32", NULL};
+static const char *const kv_types[] = {"f16", "f32", "q8_0", NULL};
 static const char *const priorities[] = {"interactive", "normal", "batch", NULL};
 
-_Static_assert(LOG_LEVEL_DEBUG == 4 && GK_KV_F16 == 0 && GK_KV_F32 == 1 && SCHED_CLASS_BATCH == 2,
+_Static_assert(LOG_LEVEL_DEBUG == 4 && GK_KV_F16 == 0 && GK_KV_F32 == 1 && GK_KV_Q8_0 == 2 &&
+                   SCHED_CLASS_BATCH == 2,
                "places are numbers");
 
 #define AT(field)       offsetof(Config, field)
@@ -191,7 +192,7 @@ static const struct key keys[] = {
      "kernels at most this tier: generic, avx2, avx512, vnni; empty: the best", 0, 32, NULL},
     {"engine", "kv_memory", parse_bytes, AT(kv_bytes), "0",
      "memory for each model's KV cache; 0: an eighth of what is available", 0, NUMBER_MAX, NULL},
-    {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16 or f32", 0, 0, kv_types},
+    {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16, f32, or q8_0, half as large", 0, 0, kv_types},
     {"engine", "exact_floats", parse_bool, AT(exact_floats), "no",
      "float weights give the same bits in every batch, more slowly", 0, 0, NULL},
     {"engine", "preload", parse_bool, AT(preload), "yes",

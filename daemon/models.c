@@ -147,7 +147,7 @@ static void open_in_background(uv_work_t *work) {
         .path = m->path,
         .pool = m->daemon->models.pool,
         .isa = c->isa[0] ? c->isa : NULL,
-        .kv_type = c->kv_type ? GK_KV_F32 : GK_KV_F16,
+        .kv_type = (enum gk_kv_type)c->kv_type,
         .kv_bytes_max = kv_bytes_of(m),
         .n_context_max = (uint32_t)(m->n_context_max ? m->n_context_max : c->n_context_max),
         .n_rows_max = (uint32_t)(c->n_step_rows + c->n_sequences_max),

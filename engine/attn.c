@@ -92,14 +92,59 @@ static void rotate(const GkEngine *e, uint32_t i_row, float *head) {
 
 /* ---- the cache ---- */
 
+/* A head in blocks of Q8_0, the last one filled up with zeros. */
+struct blocks {
+    int8_t q[HEAD_SIZE_MAX];
+    uint16_t scales[HEAD_SIZE_MAX / KERN_PAGE_BLOCK];
+};
+
+static void quantize_head(const GkEngine *e, const float *head, struct blocks *ret) {
+    size_t n = e->shape.head_size, n_blocks = kern_page_n_blocks(e->shape.head_size);
+    _Alignas(64) uint8_t row[2 * HEAD_SIZE_MAX];
+    float padded[HEAD_SIZE_MAX];
+    struct kern_acts acts = {
+        .kind = ACT_Q8_32, .k = (uint32_t)n_blocks * KERN_PAGE_BLOCK, .data = row};
+
+    (void)memcpy(padded, head, n * sizeof(*head));
+    (void)memset(padded + n, 0, (acts.k - n) * sizeof(*head));
+    e->kern->quantize_q8_32(padded, acts.k, row);
+    (void)memcpy(ret->q, row, n);
+    e->kern->to_f16(kern_act_scales(&acts, 0), ret->scales, n_blocks);
+}
+
 /* Keys lie feature by feature in their page, values position by position (kern.h). */
+static void store_key_blocks(const GkEngine *e, void *slice, uint32_t at, const float *head) {
+    uint16_t *scales = kern_page_scales(slice, e->shape.head_size);
+    struct blocks b;
+
+    quantize_head(e, head, &b);
+    for (uint32_t i = 0; i < e->shape.head_size; i++)
+        ((int8_t *)slice)[i * KV_PAGE_POSITIONS + at] = b.q[i];
+    for (size_t i = 0; i < kern_page_n_blocks(e->shape.head_size); i++)
+        scales[i * KV_PAGE_POSITIONS + at] = b.scales[i];
+}
+
+static void store_value_blocks(const GkEngine *e, void *slice, uint32_t at, const float *head) {
+    size_t n = e->shape.head_size, n_blocks = kern_page_n_blocks(e->shape.head_size);
+    struct blocks b;
+
+    quantize_head(e, head, &b);
+    (void)memcpy((int8_t *)slice + at * n, b.q, n);
+    (void)memcpy(kern_page_scales(slice, e->shape.head_size) + at * n_blocks, b.scales,
+                 n_blocks * sizeof(*b.scales));
+}
+
 static void store_key(const GkEngine *e, void *slice, uint32_t position, const float *head) {
     uint32_t n = e->shape.head_size, at = position % KV_PAGE_POSITIONS;
     uint16_t halves[HEAD_SIZE_MAX], *to = slice;
 
-    if (e->kv.type == GK_KV_F32) {
+    if (e->kv.type == KERN_PAGE_F32) {
         for (uint32_t i = 0; i < n; i++)
             ((float *)slice)[i * KV_PAGE_POSITIONS + at] = head[i];
+        return;
+    }
+    if (e->kv.type == KERN_PAGE_Q8_0) {
+        store_key_blocks(e, slice, at, head);
         return;
     }
     e->kern->to_f16(head, halves, n);
@@ -108,13 +153,14 @@ static void store_key(const GkEngine *e, void *slice, uint32_t position, const f
 }
 
 static void store_value(const GkEngine *e, void *slice, uint32_t position, const float *head) {
-    uint32_t n = e->shape.head_size;
-    size_t at = (size_t)(position % KV_PAGE_POSITIONS) * n;
+    uint32_t n = e->shape.head_size, at = position % KV_PAGE_POSITIONS;
 
-    if (e->kv.type == GK_KV_F32)
-        (void)memcpy((float *)slice + at, head, n * sizeof(float));
+    if (e->kv.type == KERN_PAGE_F32)
+        (void)memcpy((float *)slice + (size_t)at * n, head, n * sizeof(float));
+    else if (e->kv.type == KERN_PAGE_Q8_0)
+        store_value_blocks(e, slice, at, head);
     else
-        e->kern->to_f16(head, (uint16_t *)slice + at, n);
+        e->kern->to_f16(head, (uint16_t *)slice + (size_t)at * n, n);
 }
 
 void attn_rotate_and_store(const GkEngine *e, uint32_t i_layer, uint32_t i_row,
@@ -195,7 +241,7 @@ void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run,
             .v = kv_values(&e->kv, page, i_layer, i_kv_head),
             .next_k = more ? kv_keys(&e->kv, next, i_layer, i_kv_head) : NULL,
             .next_v = more ? kv_values(&e->kv, next, i_layer, i_kv_head) : NULL,
-            .f32 = e->kv.type == GK_KV_F32,
+            .type = e->kv.type,
             .n_positions = seen + first,
             .cap = e->manifest.attention_cap,
             .scratch = scratch,

@@ -102,7 +102,7 @@ int info_init(GkEngine *e) {
     i->n_half_precision_bytes = 2 * counts.n_parameters;
     i->n_file_bytes = model_file_n_bytes(f);
     i->n_active_bytes = active_bytes(s, &e->weights);
-    i->n_kv_bytes_per_token = kv_bytes_per_position(s, e->kv.type);
+    i->n_kv_bytes_per_token = e->kv.page_bytes / KV_PAGE_POSITIONS;
     i->n_kv_bytes_max = e->kv.n_memory_bytes;
     i->n_layers = s->n_layers;
     i->n_experts = s->n_experts;

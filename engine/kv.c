@@ -7,8 +7,13 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+static enum kern_page page_type(enum gk_kv_type type) {
+    return type == GK_KV_F32 ? KERN_PAGE_F32 : type == GK_KV_Q8_0 ? KERN_PAGE_Q8_0 : KERN_PAGE_F16;
+}
+
 uint64_t kv_bytes_per_position(const Shape *s, enum gk_kv_type type) {
-    return 2ull * s->n_layers * s->n_kv_heads * s->head_size * kv_value_bytes(type);
+    return 2ull * s->n_layers * s->n_kv_heads *
+           (kern_page_bytes(page_type(type), s->head_size) / KV_PAGE_POSITIONS);
 }
 
 int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_bytes_max,
@@ -24,9 +29,9 @@ int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_by
     if (!checked_mul(n_pages, page_bytes, &n_bytes))
         return error_set(reterr, GK_E_INVALID, "a KV budget of %llu bytes is too large",
                          (unsigned long long)n_bytes_max);
-    kv->type = type;
+    kv->type = page_type(type);
     kv->n_kv_heads = s->n_kv_heads;
-    kv->slice_bytes = (size_t)KV_PAGE_POSITIONS * s->head_size * kv_value_bytes(type);
+    kv->slice_bytes = kern_page_bytes(kv->type, s->head_size);
     kv->page_bytes = page_bytes;
     kv->free_pages = alloc_array(n_pages, sizeof(*kv->free_pages));
     if (!kv->free_pages)

@@ -2,9 +2,9 @@
  * KV cache: a pool of pages of 64 positions, tables of pages per sequence.
  *
  * A page holds, for each layer and kv head, the keys of its 64 positions as (head_size, 64) and
- * then their values as (64, head_size): what one attention task reads is one run of memory. The
- * page size is part of the exactness contract (attention folds whole pages in ascending order) and
- * never changes. Owner: GkEngine. Thread: worker.
+ * then their values as (64, head_size), as kern.h says: what one attention task reads is one run of
+ * memory. The page size is part of the exactness contract (attention folds whole pages in ascending
+ * order) and never changes. Owner: GkEngine. Thread: worker.
  */
 #pragma once
 
@@ -14,7 +14,7 @@
 _Static_assert(KV_PAGE_POSITIONS == GK_KV_PAGE_POSITIONS, "as engine.h tells the daemon");
 
 typedef struct KvPool {
-    enum gk_kv_type type;
+    enum kern_page type;
     size_t slice_bytes, page_bytes; /* of 64 keys or values; of a whole page */
     uint32_t n_kv_heads;
     uint8_t *memory; /* mapped, touched page by page as it is used */
@@ -34,9 +34,6 @@ void kv_pool_give(KvPool *kv, size_t n, const uint32_t *pages);
 
 uint64_t kv_bytes_per_position(const Shape *s, enum gk_kv_type type);
 
-static inline size_t kv_value_bytes(enum gk_kv_type type) {
-    return type == GK_KV_F32 ? 4 : 2;
-}
 static inline void *kv_keys(const KvPool *kv, uint32_t page, uint32_t i_layer, uint32_t i_head) {
     return kv->memory + page * kv->page_bytes +
            2 * (i_layer * kv->n_kv_heads + i_head) * kv->slice_bytes;

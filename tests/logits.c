@@ -6,7 +6,7 @@
  *   --slice N       prompt rows a step (default: as many as a step takes)
  *   --isa NAME      kernel tier
  *   --company N     other sequences run in the same steps
- *   --kv f16|f32    type of the KV cache
+ *   --kv f16|f32|q8_0  type of the KV cache
  *   --exact         own kernels for float weights
  */
 #include "base/alloc.h"
@@ -125,8 +125,9 @@ static int run_all(struct run *run) {
 
 static int usage(void) {
     (void)fprintf(
-        stderr, "Usage: logits [--threads N] [--slice N] [--isa NAME] [--company N] [--kv f16|f32] "
-                "[--exact] MODEL\n");
+        stderr,
+        "Usage: logits [--threads N] [--slice N] [--isa NAME] [--company N] [--kv f16|f32|q8_0] "
+        "[--exact] MODEL\n");
     return 2;
 }
 
@@ -162,9 +163,12 @@ int main(int argc, char **argv) {
             run.n_company = (uint32_t)strtoul(optarg, NULL, 10);
             break;
         case 'k':
-            if (strcmp(optarg, "f16") != 0 && strcmp(optarg, "f32") != 0)
+            if (strcmp(optarg, "f16") != 0 && strcmp(optarg, "f32") != 0 &&
+                strcmp(optarg, "q8_0") != 0)
                 return usage();
-            o.kv_type = strcmp(optarg, "f32") == 0 ? GK_KV_F32 : GK_KV_F16;
+            o.kv_type = optarg[0] == 'q'             ? GK_KV_Q8_0
+                        : strcmp(optarg, "f32") == 0 ? GK_KV_F32
+                                                     : GK_KV_F16;
             break;
         case 'e':
             o.exact_floats = true;

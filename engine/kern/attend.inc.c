@@ -171,12 +171,57 @@ static void fold_softmax(const struct kern_attend *a, float *scores, float *shri
 
 /* ---- the page ---- */
 
+static void widen_keys(const int8_t *q, const uint16_t *scales, uint32_t head_size, float *to) {
+    for (size_t i = 0, end; i < head_size; i = end, scales += PAGE_COLUMNS) {
+        v16 d[PAGE_COLUMNS / 16];
+
+        end = i + KERN_PAGE_BLOCK < head_size ? i + KERN_PAGE_BLOCK : head_size;
+        for (size_t j = 0; j < PAGE_COLUMNS / 16; j++)
+            d[j] = v16_load_half(scales + 16 * j);
+        for (size_t t = i; t < end; t++)
+            for (size_t j = 0; j < PAGE_COLUMNS / 16; j++, q += 16, to += 16)
+                v16_store(to, v16_mul(v16_load_int8(q), d[j]));
+    }
+}
+
+/* The first n positions' values. */
+static void widen_values(const int8_t *q, const uint16_t *scales, uint32_t head_size, size_t n,
+                         float *to) {
+    float d[PAGE_VALUES_MAX / KERN_PAGE_BLOCK], *scale = d;
+
+    math_from_f16(scales, d, n * kern_page_n_blocks(head_size));
+    for (size_t t = 0; t < n; t++)
+        for (size_t left = head_size, n_block; left > 0; left -= n_block, scale++) {
+            v16 factor = v16_set1(*scale);
+
+            n_block = left < KERN_PAGE_BLOCK ? left : KERN_PAGE_BLOCK;
+            LANES_FOR(i, n_block, v16_store(to + i, v16_mul(v16_load_int8(q + i), factor)), {
+                for (; i < n_block; i++)
+                    to[i] = (float)q[i] * *scale;
+            });
+            q += n_block;
+            to += n_block;
+        }
+}
+
 /* A page's matrix as floats: where it is, or widened into `to`. */
-static const float *page_floats(const struct kern_attend *a, const void *page, size_t n,
-                                float *to) {
-    if (a->f32)
-        return page;
-    math_from_f16(page, to, n);
+static const float *key_floats(const struct kern_attend *a, float *to) {
+    if (a->type == KERN_PAGE_F32)
+        return a->k;
+    if (a->type == KERN_PAGE_F16)
+        math_from_f16(a->k, to, (size_t)a->head_size * PAGE_COLUMNS);
+    else
+        widen_keys(a->k, kern_page_scales(a->k, a->head_size), a->head_size, to);
+    return to;
+}
+
+static const float *value_floats(const struct kern_attend *a, size_t n_visible, float *to) {
+    if (a->type == KERN_PAGE_F32)
+        return a->v;
+    if (a->type == KERN_PAGE_F16)
+        math_from_f16(a->v, to, n_visible * a->head_size);
+    else
+        widen_values(a->v, kern_page_scales(a->v, a->head_size), a->head_size, n_visible, to);
     return to;
 }
 
@@ -230,8 +275,7 @@ static void math_attend_page(const struct kern_attend *a) {
     const float *q[KERN_QUERIES_MAX];
     float *s[KERN_QUERIES_MAX], *acc[KERN_QUERIES_MAX];
     size_t n = (size_t)a->n_rows * a->n_heads, n_visible = 0;
-    size_t n_page_bytes =
-        (size_t)a->head_size * KERN_PAGE_POSITIONS * (a->f32 ? sizeof(float) : sizeof(uint16_t));
+    size_t n_page_bytes = kern_page_bytes(a->type, a->head_size);
     struct ahead next_k = ahead_of(a->next_k, n_page_bytes),
                  next_v = ahead_of(a->next_v, n_page_bytes);
 
@@ -243,14 +287,13 @@ static void math_attend_page(const struct kern_attend *a) {
             s[i] = scores + (size_t)i * PAGE_COLUMNS;
         }
     }
-    panel_multiply(
-        &(struct panel){.b = page_floats(a, a->k, (size_t)a->head_size * PAGE_COLUMNS, floats),
-                        .b_stride = PAGE_COLUMNS,
-                        .n_t = a->head_size,
-                        .n_columns = (n_visible + 15) / 16 * 16,
-                        .ahead = &next_k},
-        n, q, s, NULL);
+    panel_multiply(&(struct panel){.b = key_floats(a, floats),
+                                   .b_stride = PAGE_COLUMNS,
+                                   .n_t = a->head_size,
+                                   .n_columns = (n_visible + 15) / 16 * 16,
+                                   .ahead = &next_k},
+                   n, q, s, NULL);
     fold_softmax(a, scores, shrink);
-    fold_values(a, page_floats(a, a->v, n_visible * a->head_size, floats), (const float *const *)s,
-                acc, shrink, &next_v);
+    fold_values(a, value_floats(a, n_visible, floats), (const float *const *)s, acc, shrink,
+                &next_v);
 }

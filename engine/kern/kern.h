@@ -87,6 +87,31 @@ struct kern_mul {
 #define KERN_QUERIES_MAX    512 /* n_rows · n_heads of one attend_page() */
 
 /*
+ * A page's keys of one kv head, or its values, as they are stored. Q8_0 is the format of that name
+ * with its parts apart: int8 where the others have their numbers, then one f16 scale for each
+ * position and KERN_PAGE_BLOCK features (the last block holds what is left), for keys
+ * (n_blocks, 64) and for values (64, n_blocks). A scale times an int8 is exact in a float.
+ */
+enum kern_page { KERN_PAGE_F16, KERN_PAGE_F32, KERN_PAGE_Q8_0 };
+#define KERN_PAGE_BLOCK 32
+
+static inline size_t kern_page_n_blocks(uint32_t head_size) {
+    return (head_size + KERN_PAGE_BLOCK - 1) / KERN_PAGE_BLOCK;
+}
+static inline size_t kern_page_bytes(enum kern_page type, uint32_t head_size) {
+    size_t one = type == KERN_PAGE_F32 ? sizeof(float) * head_size
+                 : type == KERN_PAGE_F16
+                     ? sizeof(uint16_t) * head_size
+                     : head_size + sizeof(uint16_t) * kern_page_n_blocks(head_size);
+
+    return KERN_PAGE_POSITIONS * one;
+}
+/* Of a page of Q8_0. */
+static inline uint16_t *kern_page_scales(const void *page, uint32_t head_size) {
+    return (uint16_t *)(uintptr_t)page + (size_t)KERN_PAGE_POSITIONS / 2 * head_size;
+}
+
+/*
  * See kern_ops.attend_page. Queries are those of n_rows rows and of the n_heads heads that share a
  * kv head: row r, head h at q + r·row_stride + h·head_size, and its result likewise in acc. Keys
  * lie feature by feature, so that sixteen positions make a vector; values position by position.
@@ -100,7 +125,7 @@ struct kern_attend {
     const void *k; // (head_size, 64) all of it memory that may be read, whatever is in it
     const void *v; // (64, head_size)
     const void *next_k, *next_v; /* what the next call will read, fetched meanwhile; or NULL */
-    bool f32;                    /* the page's type, else f16 */
+    enum kern_page type;
     const uint32_t *n_positions; // (n_rows) 1 .. 64: the row sees the page's first n positions
     float cap;                   /* > 0: scores are cap·tanh(s/cap) */
     void *scratch;               /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */

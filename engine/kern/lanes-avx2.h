@@ -120,6 +120,13 @@ static inline __m256 half_load_bf16(const uint16_t *p) {
 static inline v16 v16_load_bf16(const uint16_t *p) {
     return (v16){half_load_bf16(p), half_load_bf16(p + 8)};
 }
+static inline __m256 half_load_int8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+static inline v16 v16_load_int8(const int8_t *p) {
+    return (v16){half_load_int8(p), half_load_int8(p + 8)};
+}
 static inline v16 v16_load_half(const uint16_t *p) {
     return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)),
                  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 8)))};

@@ -96,6 +96,10 @@ static inline v16 v16_load_bf16(const uint16_t *p) {
 
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+static inline v16 v16_load_int8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
 static inline v16 v16_load_half(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }

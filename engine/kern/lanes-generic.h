@@ -121,6 +121,9 @@ static inline v16 v16_load_bf16(const uint16_t *p) {
     }
     return r;
 }
+static inline v16 v16_load_int8(const int8_t *p) {
+    return LANES_EACH((float)p[i]);
+}
 static inline v16 v16_load_half(const uint16_t *p) {
     return LANES_EACH(half_to_float(p[i]));
 }

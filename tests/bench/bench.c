@@ -299,7 +299,7 @@ static int usage(FILE *to, int code) {
     (void)fprintf(to,
                   "Usage: bench --model FILE [--threads N] [--prefill 512,...] [--decode N]\n"
                   "             [--context 0,2048,...] [--batch 1,8,...] [--repeat N] [--rows N]\n"
-                  "             [--isa NAME] [--kv f16|f32] [--json]\n");
+                  "             [--isa NAME] [--kv f16|f32|q8_0] [--json]\n");
     return code;
 }
 
@@ -318,10 +318,14 @@ static int parse_list(const char *text, struct list *ret) {
 }
 
 static int parse_kv(const char *text, enum gk_kv_type *ret) {
-    if (strcmp(text, "f16") != 0 && strcmp(text, "f32") != 0)
-        return -1;
-    *ret = strcmp(text, "f32") == 0 ? GK_KV_F32 : GK_KV_F16;
-    return 0;
+    static const char *const names[] = {"f16", "f32", "q8_0"};
+
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *ret = (enum gk_kv_type)i;
+            return 0;
+        }
+    return -1;
 }
 
 static int parse_arguments(int argc, char **argv, struct arguments *a) {

@@ -54,6 +54,20 @@ static void test_values_have_units(void) {
     config_deinit(&c);
 }
 
+static void test_kv_types(void) {
+    static const char *const names[] = {"f16", "f32", "q8_0"};
+
+    for (uint64_t i = 0; i < ARRAY_SIZE(names); i++) {
+        char text[64];
+        Config c;
+
+        (void)snprintf(text, sizeof(text), "[engine]\nkv_type = %s\n", names[i]);
+        write_config(text);
+        assert(config_init(&c) == 0 && config_load(&c, path, true) == 0 && c.kv_type == i);
+        config_deinit(&c);
+    }
+}
+
 static void test_later_values_win_and_nothing_is_the_default(void) {
     Config c;
 
@@ -190,6 +204,7 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(defaults_are_the_manuals),
         TEST(values_have_units),
+        TEST(kv_types),
         TEST(later_values_win_and_nothing_is_the_default),
         TEST(drop_ins_may_be_anywhere),
         TEST(users_and_groups_have_limits_of_their_own),

@@ -66,11 +66,19 @@ static void step(GkEngine *e, GkSeq **seqs, uint32_t n, uint32_t n_slice) {
         assert(gk_step(e, &(struct gk_plan){rows, n_plan}, results) == 0);
 }
 
-static float *run(const char *path, const struct way *w, bool exact_floats, size_t *ret_n_vocab) {
-    struct gk_options o = {.path = path,
+/* What all ways of running must agree for. */
+struct model {
+    const char *path;
+    enum gk_kv_type kv;
+    bool exact_floats;
+};
+
+static float *run(const struct model *model, const struct way *w, size_t *ret_n_vocab) {
+    struct gk_options o = {.path = model->path,
                            .isa = w->isa,
                            .n_rows_max = 2048,
-                           .exact_floats = exact_floats,
+                           .kv_type = model->kv,
+                           .exact_floats = model->exact_floats,
                            .kv_bytes_max = 64u << 20};
     GkSeq *seqs[N_COMPANY + 1];
     struct seen seen = {0};
@@ -106,7 +114,7 @@ static bool available(const char *isa) {
     return false;
 }
 
-static void check(const char *path, bool exact_floats) {
+static void check_model(const struct model *model) {
     struct way ways[32] = {
         {1, NULL, 1, 0, 0},  {1, NULL, 7, 0, 0},    {1, NULL, 64, 0, 0}, {2, NULL, 2000, 0, 0},
         {2, NULL, 1, 0, 0},  {3, NULL, 7, 0, 0},    {2, NULL, 64, 7, 0}, {1, NULL, 1, 7, 0},
@@ -121,20 +129,25 @@ static void check(const char *path, bool exact_floats) {
         ways[n_ways++] = (struct way){2, *isa, 64, 3, 2};
         ways[n_ways++] = (struct way){1, *isa, 2000, 0, 0};
     }
-    first = run(path, &(struct way){1, "generic", 2000, 0, 0}, exact_floats, &n_vocab);
+    first = run(model, &(struct way){1, "generic", 2000, 0, 0}, &n_vocab);
     for (size_t i = 0; i < n_ways; i++) {
-        float *again = run(path, &ways[i], exact_floats, &n_vocab);
+        float *again = run(model, &ways[i], &n_vocab);
 
         if (memcmp(first, again, N_PROMPT * n_vocab * sizeof(float)) != 0) {
-            (void)printf(
-                "# %s: threads %u, isa %s, slice %u, company %u after %u steps: other bits\n", path,
-                ways[i].n_threads, ways[i].isa ? ways[i].isa : "best", ways[i].n_slice,
-                ways[i].n_company, ways[i].company_begins);
+            (void)printf("# %s: KV %d, threads %u, isa %s, slice %u, company %u after %u steps: "
+                         "other bits\n",
+                         model->path, (int)model->kv, ways[i].n_threads,
+                         ways[i].isa ? ways[i].isa : "best", ways[i].n_slice, ways[i].n_company,
+                         ways[i].company_begins);
             assert(!"the same bits");
         }
         free(again);
     }
     free(first);
+}
+
+static void check(const char *path, bool exact_floats) {
+    check_model(&(struct model){path, GK_KV_F16, exact_floats});
 }
 
 #define GOLDEN "tests/golden/"
@@ -171,6 +184,16 @@ static void test_exact_floats(void) {
     check(GOLDEN "chatglm/model-f32.gguf", true);
 }
 
+static void test_kv_types(void) {
+    static const char *const paths[] = {GOLDEN "grok/model-q8_0.gguf",
+                                        GOLDEN "mixtral256/model-q4_k.gguf"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+        check_model(&(struct model){paths[i], GK_KV_F32, false});
+        check_model(&(struct model){paths[i], GK_KV_Q8_0, false});
+    }
+}
+
 /* Every format in one file: what one tensor's activations are quantised to is not the next one's.
  */
 static void test_mixed_types(void) {
@@ -188,11 +211,9 @@ static void test_mixed_types(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        {"grok", test_grok, 120},
-        {"mixtral", test_mixtral, 120},
-        {"k_quants", test_k_quants, 120},
-        {"exact_floats", test_exact_floats, 120},
-        {"mixed_types", test_mixed_types, 120},
+        {"grok", test_grok, 120},         {"mixtral", test_mixtral, 120},
+        {"k_quants", test_k_quants, 120}, {"exact_floats", test_exact_floats, 120},
+        {"kv_types", test_kv_types, 120}, {"mixed_types", test_mixed_types, 120},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

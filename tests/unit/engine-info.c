@@ -118,6 +118,8 @@ static void test_real_shapes(void) {
         assert(agrees(c.n_parameters_active, k->active));
         assert(kv_bytes_per_position(&k->shape, GK_KV_F16) == k->kv_bytes_per_token);
         assert(kv_bytes_per_position(&k->shape, GK_KV_F32) == 2 * k->kv_bytes_per_token);
+        /* 34 bytes a block of 32 */
+        assert(kv_bytes_per_position(&k->shape, GK_KV_Q8_0) == k->kv_bytes_per_token * 17 / 32);
     }
 }
 

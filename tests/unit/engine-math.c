@@ -376,7 +376,7 @@ static void test_softmax_of_what_is_masked(void) {
 
 struct attention {
     uint32_t n_rows, n_heads, head_size, n_pages;
-    bool f32;
+    enum kern_page type;
     float cap;
     uint32_t n_positions[32]; // (n_rows) of the last page
     size_t row_stride;
@@ -385,22 +385,39 @@ struct attention {
 };
 
 static size_t page_bytes(const struct attention *a) {
-    return (size_t)a->head_size * KERN_PAGE_POSITIONS * (a->f32 ? 4 : 2);
+    return kern_page_bytes(a->type, a->head_size);
 }
 
 static void fill_page(const struct attention *a, void *page, float magnitude) {
+    size_t n_scales = KERN_PAGE_POSITIONS * kern_page_n_blocks(a->head_size);
+
     for (size_t i = 0; i < (size_t)a->head_size * KERN_PAGE_POSITIONS; i++)
-        if (a->f32)
+        if (a->type == KERN_PAGE_F32)
             ((float *)page)[i] = random_float(magnitude);
-        else
+        else if (a->type == KERN_PAGE_F16)
             ((uint16_t *)page)[i] = float_to_half(random_float(magnitude));
+        else
+            ((int8_t *)page)[i] = (int8_t)(random_u32() % 255 - 127);
+    for (size_t i = 0; a->type == KERN_PAGE_Q8_0 && i < n_scales; i++)
+        kern_page_scales(page, a->head_size)[i] = float_to_half(random_float(magnitude / 127));
 }
 
-static double page_value(const struct attention *a, const void *pages, size_t page, size_t i) {
-    const uint8_t *p = (const uint8_t *)pages + page * page_bytes(a);
+/* What a page holds of a position's feature: keys lie feature by feature, and so do their scales.
+ */
+static double page_value(const struct attention *a, const void *pages, bool keys, size_t position,
+                         size_t feature) {
+    const uint8_t *p = (const uint8_t *)pages + position / KERN_PAGE_POSITIONS * page_bytes(a);
+    size_t at = position % KERN_PAGE_POSITIONS, block = feature / KERN_PAGE_BLOCK;
+    size_t i = keys ? feature * KERN_PAGE_POSITIONS + at : at * a->head_size + feature;
 
-    return a->f32 ? (double)((const float *)(const void *)p)[i]
-                  : half_value(((const uint16_t *)(const void *)p)[i]);
+    if (a->type == KERN_PAGE_F32)
+        return (double)((const float *)(const void *)p)[i];
+    if (a->type == KERN_PAGE_F16)
+        return half_value(((const uint16_t *)(const void *)p)[i]);
+    return ((const int8_t *)p)[i] *
+           half_value(kern_page_scales(
+               p, a->head_size)[keys ? block * KERN_PAGE_POSITIONS + at
+                                     : at * kern_page_n_blocks(a->head_size) + block]);
 }
 
 /* What no row may see: values that would spoil everything. */
@@ -408,15 +425,22 @@ static void spoil_the_unseen(const struct attention *a) {
     uint8_t *k = (uint8_t *)a->k + (a->n_pages - 1) * page_bytes(a);
     uint8_t *v = (uint8_t *)a->v + (a->n_pages - 1) * page_bytes(a);
     const uint8_t nan[2][4] = {{0, 0x7E}, {0, 0, 0xC0, 0x7F}};
-    size_t n = a->f32 ? 4 : 2;
+    bool blocks = a->type == KERN_PAGE_Q8_0;
+    size_t n = a->type == KERN_PAGE_F32 ? 4 : 2,
+           n_each = blocks ? kern_page_n_blocks(a->head_size) : a->head_size;
     uint32_t seen = 0;
+
+    if (blocks) { /* the scales, then */
+        k = (uint8_t *)kern_page_scales(k, a->head_size);
+        v = (uint8_t *)kern_page_scales(v, a->head_size);
+    }
 
     for (uint32_t i = 0; i < a->n_rows; i++)
         seen = MAX(seen, a->n_positions[i]);
     for (size_t position = seen; position < KERN_PAGE_POSITIONS; position++)
-        for (size_t i = 0; i < a->head_size; i++) {
-            memcpy(k + (i * KERN_PAGE_POSITIONS + position) * n, nan[a->f32], n);
-            memcpy(v + (position * a->head_size + i) * n, nan[a->f32], n);
+        for (size_t i = 0; i < n_each; i++) {
+            memcpy(k + (i * KERN_PAGE_POSITIONS + position) * n, nan[n == 4], n);
+            memcpy(v + (position * n_each + i) * n, nan[n == 4], n);
         }
 }
 
@@ -426,7 +450,7 @@ static struct attention random_attention(bool front, uint32_t head_size) {
         .n_heads = 1 + random_u32() % 8,
         .head_size = head_size,
         .n_pages = 1 + random_u32() % 3,
-        .f32 = random_u32() % 2,
+        .type = (enum kern_page)(random_u32() % 3),
         .cap = random_u32() % 2 ? 30.0f : 0.0f,
     };
     size_t n, n_queries = (size_t)a.n_rows * a.n_heads;
@@ -480,7 +504,7 @@ static void attend(const struct kern_ops *kern, const struct attention *a, uint3
             .v = (uint8_t *)a->v + page * page_bytes(a),
             .next_k = page % 2 ? NULL : a->q, /* only fetched: any address will do */
             .next_v = page % 2 ? NULL : (uint8_t *)a->v + a->n_pages * page_bytes(a),
-            .f32 = a->f32,
+            .type = a->type,
             .n_positions = seen,
             .cap = a->cap,
             .scratch = a->scratch,
@@ -533,7 +557,7 @@ static void true_attention(const struct attention *a, uint32_t row, uint32_t hea
     for (uint32_t t = 0; t < n; t++) {
         scores[t] = 0;
         for (uint32_t i = 0; i < a->head_size; i++)
-            scores[t] += (double)q[i] * page_value(a, a->k, t / 64, i * 64 + t % 64);
+            scores[t] += (double)q[i] * page_value(a, a->k, true, t, i);
         if (a->cap > 0)
             scores[t] = (double)a->cap * tanh(scores[t] / (double)a->cap);
         most = fmax(most, scores[t]);
@@ -542,8 +566,7 @@ static void true_attention(const struct attention *a, uint32_t row, uint32_t hea
     for (uint32_t t = 0; t < n; t++) {
         sum += exp(scores[t] - most);
         for (uint32_t i = 0; i < a->head_size; i++)
-            ret[i] += exp(scores[t] - most) *
-                      page_value(a, a->v, t / 64, t % 64 * (size_t)a->head_size + i);
+            ret[i] += exp(scores[t] - most) * page_value(a, a->v, false, t, i);
     }
     for (uint32_t i = 0; i < a->head_size; i++)
         ret[i] /= sum;
@@ -586,7 +609,7 @@ static void check_wild_attention(const struct kern_ops *kern) {
                             .head_size = 1,
                             .k = k,
                             .v = v,
-                            .f32 = true,
+                            .type = KERN_PAGE_F32,
                             .n_positions = seen,
                             .scratch = guarded(6, KERN_SCRATCH_BYTES, false)};
 
