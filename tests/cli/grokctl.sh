@@ -68,6 +68,35 @@ no_bar_in_a_pipe() {
     ctl load demo >"$scratch/out" 2>"$scratch/err" && ! grep -q $'\r' "$scratch/out" "$scratch/err"
 }
 
+long_prompt() {
+    seq -s ' ' 300 1900
+}
+
+bar_on_a_terminal() { # while a prompt is processed, and gone before the text
+    long_prompt >"$scratch/prompt"
+    "$(command -v python3)" - "$build/grokctl" --socket "$socket" generate --tokens --max-tokens 4 \
+        --file "$scratch/prompt" >"$scratch/terminal" <<'END' || return 1
+import pty, sys
+sys.exit(pty.spawn(sys.argv[1:]))
+END
+    grep -q 'reading the prompt \[#.*\] [0-9]* of 1601 tokens' "$scratch/terminal" &&
+        grep -q $'\r\033\[K' "$scratch/terminal" && grep -q 'prompt tokens in' "$scratch/terminal"
+}
+
+no_bar_for_a_prompt_in_a_pipe() {
+    long_prompt >"$scratch/prompt"
+    ctl generate --tokens --max-tokens 4 --file "$scratch/prompt" >"$scratch/out" 2>"$scratch/err" &&
+        ! grep -q $'\r' "$scratch/out" "$scratch/err"
+}
+
+priorities() {
+    local class
+    for class in interactive normal batch; do
+        [ "$(ctl -q generate --priority "$class" "$PROMPT")" = "$ANSWER" ] || return 1
+        ctl score --priority "$class" "$PROMPT" >/dev/null || return 1
+    done
+}
+
 interrupt() { # Ctrl-C ends the request in the daemon, says what it cost, and exits with 130
     local pid status=0
     rm -f "$scratch/out"
@@ -121,6 +150,10 @@ check "a failure in JSON" json_failure
 check "tokens there and back" there_and_back
 check "log-probabilities as a table" logprobs_table
 check "no progress bar in a pipe" no_bar_in_a_pipe
+check "no bar for a prompt in a pipe" no_bar_for_a_prompt_in_a_pipe
+check "a bar for a prompt on a terminal" bar_on_a_terminal
+check "priorities" priorities
+check "an unknown priority" says 2 'interactive, normal or batch' ctl generate --priority high Hello
 check "an unknown model" says 1 nobody ctl generate -m nobody Hello
 check "a bad parameter" says 1 temperature ctl generate --temperature -1 Hello
 check "an unknown command" says 2 frobnicate ctl frobnicate

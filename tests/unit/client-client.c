@@ -7,6 +7,7 @@
 #include "client/grokd.h"
 #include "proto/grokd.pb-c.h"
 #include "proto/msg.h"
+#include "proto/retry.h"
 #include "proto/ttrpc.h"
 #include "tests/util/test.h"
 
@@ -111,6 +112,7 @@ static void send_every_event(struct server *s, uint64_t stream, const char *requ
     event.event_case = GROKD__V1__GENERATE_EVENT__EVENT_QUEUED;
     event.queued = &queued;
     queued.position = 3;
+    queued.estimated_wait_us = 1ull << 40;
     send_packed(s, stream, &event.base);
     event = (Grokd__V1__GenerateEvent)GROKD__V1__GENERATE_EVENT__INIT;
     event.seq = 1;
@@ -118,6 +120,7 @@ static void send_every_event(struct server *s, uint64_t stream, const char *requ
     event.prefill = &prefill;
     prefill.done_tokens = 64;
     prefill.total_tokens = 100;
+    prefill.cached_tokens = 32;
     send_packed(s, stream, &event.base);
     event.seq = 2;
     event.event_case = GROKD__V1__GENERATE_EVENT__EVENT_CHUNK;
@@ -146,6 +149,7 @@ static void check_every_generate_field(const Grokd__V1__GenerateRequest *m) {
     assert(m->tokens->n_ids == 3 && m->tokens->ids[2] == 300);
     assert(strcmp(m->request_id, "mine") == 0 && m->timeout_ms == 1234);
     assert(m->has_add_bos_case && !m->add_bos && m->parse_control && m->echo && m->token_ids);
+    assert(m->priority == GROKD__V1__PRIORITY__PRIORITY_BATCH);
     assert(p && p->has_max_tokens_case && p->max_tokens == 5);
     assert(p->has_temperature_case && p->temperature == 0.0f);
     assert(p->has_top_k_case && p->top_k == 40 && p->has_top_p_case && p->top_p == 0.9f);
@@ -169,6 +173,12 @@ static void on_generate(struct server *s, uint64_t stream, const Grokd__V1__Gene
     if (strcmp(text, "fail") == 0) {
         send_chunk(s, stream, 0, "half");
         end(s, stream, STATUS_ABORTED, "half way");
+    } else if (strcmp(text, "full") == 0) {
+        uint8_t detail[RETRY_BYTES_MAX];
+        size_t n = retry_pack(1234567, detail);
+
+        assert(ttrpc_codec.finish(s->codec, stream, STATUS_RESOURCE_EXHAUSTED, "later", detail,
+                                  n) == 0);
     } else if (strcmp(text, "gap") == 0) {
         send_chunk(s, stream, 0, "a");
         send_chunk(s, stream, 2, "c");
@@ -513,8 +523,10 @@ static void check_events(grokd_call *call, const char *request_id) {
 
     assert(grokd_call_next(call, -1, &e, NULL) == GROKD_NEXT_EVENT && e->queued);
     assert(e->seq == 0 && strcmp(e->request_id, request_id) == 0 && strcmp(e->model, "demo") == 0);
+    assert(e->queued->estimated_wait_us == 1ull << 40);
     assert(e->queued->position == 3 && !e->chunk && !e->final && !e->prefill && !e->status);
     assert(grokd_call_next(call, -1, &e, NULL) == GROKD_NEXT_EVENT && e->prefill && !e->queued);
+    assert(e->prefill->cached_tokens == 32);
     assert(e->prefill->done_tokens == 64 && e->prefill->total_tokens == 100 && e->seq == 1);
     assert(strcmp(e->request_id, "") == 0 && strcmp(e->model, "") == 0);
     assert(grokd_call_next(call, -1, &e, NULL) == GROKD_NEXT_EVENT && e->chunk);
@@ -550,6 +562,7 @@ static void test_generate_carries_every_field(void) {
     request.sampling = &sampling;
     request.request_id = "mine";
     request.timeout_ms = 1234;
+    request.priority = GROKD_PRIORITY_BATCH;
     request.has_add_bos = request.parse_control = request.echo = request.token_ids = true;
     sampling.has_max_tokens = sampling.has_temperature = sampling.has_top_k = true;
     sampling.has_top_p = sampling.has_min_p = sampling.has_repetition_penalty = true;
@@ -758,7 +771,13 @@ static void test_failures_carry_code_and_sentence(void) {
     for (int i = 0; i < 2; i++) {
         assert(grokd_call_next(call, -1, &e, &error) == GROKD_NEXT_FAILED);
         assert(error.code == GROKD_ABORTED && strcmp(error.text, "half way") == 0);
+        assert(error.retry_after_ms == 0);
     }
+    (void)grokd_call_free(call);
+    call = begin(client, "full");
+    assert(grokd_call_next(call, -1, &e, &error) == GROKD_NEXT_FAILED);
+    assert(error.code == GROKD_RESOURCE_EXHAUSTED && strcmp(error.text, "later") == 0);
+    assert(error.retry_after_ms == 1235); /* rounded up */
     (void)grokd_call_free(call);
     server_stop(pid, client);
 }
