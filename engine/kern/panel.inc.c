@@ -32,11 +32,20 @@ struct weight_panel {
 
 /* Rows that are computed together. */
 struct panel_rows {
-    const int8_t *a[PANEL_ROWS]; /* at the panel's first k */
-    const float *d[PANEL_ROWS];  /* at its first block */
-    const int16_t *sums[PANEL_ROWS];
-    float *y[PANEL_ROWS]; /* (PANEL_OUT) */
+    const uint8_t *const *act; // (PANEL_ROWS) their activations
+    size_t a, d, sums;         /* bytes from there to this panel's values, scales and sums */
+    float (*y)[PANEL_OUT];     // (PANEL_ROWS)
 };
+
+static inline const int8_t *row_values(const struct panel_rows *r, int i) {
+    return (const int8_t *)(r->act[i] + r->a);
+}
+static inline const float *row_scales(const struct panel_rows *r, int i) {
+    return (const float *)(const void *)(r->act[i] + r->d);
+}
+static inline const int16_t *row_sums(const struct panel_rows *r, int i) {
+    return (const int16_t *)(const void *)(r->act[i] + r->sums);
+}
 
 static inline vi broadcast_bytes(const void *p) {
     int32_t four;
@@ -51,14 +60,14 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, int first_step
                                     vi dot[PANEL_ROWS][2]) {
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
-        dot[i][0] = dot[i][1] = offset ? vi_set1(-offset * r->sums[i][i_sum]) : vi_set1(0);
+        dot[i][0] = dot[i][1] = offset ? vi_set1(-offset * row_sums(r, i)[i_sum]) : vi_set1(0);
 #pragma GCC unroll 8
     for (int t = 0; t < n_steps; t++) {
         vi w0 = p->w[first_step + t][0], w1 = p->w[first_step + t][1];
 
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
-            vi a = broadcast_bytes(r->a[i] + 4 * (first_step + t));
+            vi a = broadcast_bytes(row_values(r, i) + 4 * (first_step + t));
 
             dot[i][0] = vi_dot4(dot[i][0], w0, a);
             dot[i][1] = vi_dot4(dot[i][1], w1, a);
@@ -80,7 +89,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
         dot_steps(p, 8 * b, 8, f.offset, r, n_rows, b, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
-            vf d = vf_set1(r->d[i][b]);
+            vf d = vf_set1(row_scales(r, i)[b]);
 
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
@@ -88,7 +97,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
                                  vf_from(dot[i][v]), y[i][v]);
                 if (f.has_min)
                     y[i][v] = vf_fma(vf_mul(vf_load_half(p->m[b] + v * VI_LANES), d),
-                                     vf_set1((float)r->sums[i][b]), y[i][v]);
+                                     vf_set1((float)row_sums(r, i)[b]), y[i][v]);
             }
         }
     }
@@ -118,8 +127,8 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
-        vf d = vf_set1(r->d[i][0]);
-        const int16_t *sums = r->sums[i];
+        vf d = vf_set1(row_scales(r, i)[0]);
+        const int16_t *sums = row_sums(r, i);
         _Alignas(16) int16_t sums_32[8];
 
         if (f.has_min && f.n_sub == 8) {
@@ -231,6 +240,7 @@ static ALWAYS_INLINE void unpack_super_panel(struct weight_panel *p, const struc
 #define PANEL_Y_ROWS 256
 struct panel_work {
     struct weight_panel panel;
+    const uint8_t *act[PANEL_Y_ROWS];
     _Alignas(64) float y[PANEL_Y_ROWS][PANEL_OUT];
 };
 _Static_assert(sizeof(struct panel_work) <= KERN_SCRATCH_BYTES,
@@ -243,20 +253,6 @@ static void store_panel(const struct kern_mul *m, const struct panel_work *work,
     for (uint32_t i = 0; i < n_rows; i++)
         (void)memcpy(m->y + (size_t)(first_row + i) * m->y_stride + first_out, work->y[i],
                      n * sizeof(float));
-}
-
-/* Points r at rows [first, first + n) for the panel that begins at block `first_block` of k. */
-static inline void set_rows(struct panel_rows *r, const struct kern_mul *m, struct panel_work *work,
-                            uint32_t first_row, uint32_t at, uint32_t n, uint32_t first_k,
-                            uint32_t block, uint32_t sum_block) {
-    for (uint32_t i = 0; i < n; i++) {
-        size_t row = m->rows ? m->rows[first_row + at + i] : first_row + at + i;
-
-        r->a[i] = (const int8_t *)(m->x->data + row * m->x->stride) + first_k;
-        r->d[i] = kern_act_scales(m->x, row) + first_k / block;
-        r->sums[i] = kern_act_sums(m->x, row) + first_k / sum_block;
-        r->y[i] = work->y[at + i];
-    }
 }
 
 /* How many of the rows left are next: as even as can be, so that no small group is left over. */
@@ -295,16 +291,22 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format 
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f) {
     uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, sum_block = f.super ? 16 : QUANT_BLOCK;
     struct panel_work *work = m->scratch;
-    struct panel_rows r;
+    size_t d_at = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
+    size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
 
-    for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
-        for (uint32_t row = 0; row < m->n_rows; row += PANEL_Y_ROWS) {
-            uint32_t n_rows = m->n_rows - row < PANEL_Y_ROWS ? m->n_rows - row : PANEL_Y_ROWS;
+    for (uint32_t row = 0; row < m->n_rows; row += PANEL_Y_ROWS) {
+        uint32_t n_rows = m->n_rows - row < PANEL_Y_ROWS ? m->n_rows - row : PANEL_Y_ROWS;
 
+        for (uint32_t i = 0; i < n_rows; i++)
+            work->act[i] = m->x->data + (m->rows ? m->rows[row + i] : row + i) * m->x->stride;
+        for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
             (void)memset(work->y, 0, n_rows * sizeof(work->y[0]));
             for (uint32_t k = 0; k < m->x->k; k += PANEL_K) {
                 uint32_t n_k = m->x->k - k < PANEL_K ? m->x->k - k : PANEL_K;
                 int n_blocks = (int)(n_k / block);
+                struct panel_rows r = {.a = k,
+                                       .d = d_at + k / block * sizeof(float),
+                                       .sums = sums_at + k / sum_block * sizeof(int16_t)};
 
                 if (f.super)
                     unpack_super_panel(&work->panel, m, f, out, k / block);
@@ -312,7 +314,8 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
                     unpack_plain_panel(&work->panel, m, f, out, k / block, n_blocks);
                 for (uint32_t at = 0, n; at < n_rows; at += n) {
                     n = next_group(n_rows - at);
-                    set_rows(&r, m, work, row, at, n, k, block, sum_block);
+                    r.act = work->act + at;
+                    r.y = work->y + at;
                     tile(&work->panel, f, &r, n, n_blocks);
                 }
             }
