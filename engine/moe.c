@@ -121,7 +121,7 @@ size_t moe_n_down_tasks(const GkEngine *e) {
 static void put_inner(const GkEngine *e, enum act_kind kind, uint32_t slot, uint32_t begin,
                       uint32_t n, const float *values, uint8_t *row) {
     const struct kern_acts *to = &e->scratch.inner[kind];
-    uint32_t block = kind == ACT_Q8_32 ? 32 : 256, n_sum = kind == ACT_Q8_32 ? 32 : 16;
+    uint32_t block = kind == ACT_Q8_32 ? 32 : 256, n_sums = kind == ACT_Q8_32 ? 1 : KERN_SUPER_SUMS;
     struct kern_acts part = {.kind = kind, .k = n, .stride = kern_act_stride(kind, n), .data = row};
     uint8_t *at = to->data + slot * to->stride;
 
@@ -136,8 +136,8 @@ static void put_inner(const GkEngine *e, enum act_kind kind, uint32_t slot, uint
     (void)memcpy(at + begin, row, n);
     (void)memcpy((float *)(uintptr_t)kern_act_scales(to, slot) + begin / block,
                  kern_act_scales(&part, 0), n / block * sizeof(float));
-    (void)memcpy((int16_t *)(uintptr_t)kern_act_sums(to, slot) + begin / n_sum,
-                 kern_act_sums(&part, 0), n / n_sum * sizeof(int16_t));
+    (void)memcpy((int16_t *)(uintptr_t)kern_act_sums(to, slot) + begin / block * n_sums,
+                 kern_act_sums(&part, 0), n / block * n_sums * sizeof(int16_t));
 }
 
 static void mul_tile(const GkEngine *e, const struct weight *w, uint32_t begin, uint32_t n,

@@ -111,7 +111,7 @@ static ALWAYS_INLINE void gemv_super(const struct gemv *g, struct wide_format f,
         for (int j = 0; j < 4; j++)
             scale[j] = quarter_scales(w.scale, j);
         for (int i = 0; i < n_rows; i++) {
-            __m256i s16 = load_256(g->sums[i] + 16 * b);
+            __m256i s16 = load_256(g->sums[i] + KERN_SUPER_SUMS * b);
             __m512i sum = _mm512_setzero_si512();
 
             for (int j = 0; j < 4; j++)

@@ -53,7 +53,7 @@ static size_t sums_offset(enum act_kind kind, uint32_t k) {
 }
 
 size_t kern_act_stride(enum act_kind kind, uint32_t k) {
-    size_t n_sums = k / (kind == ACT_Q8_32 ? 32 : 16);
+    size_t n_sums = kind == ACT_Q8_32 ? k / 32 : k / 256 * KERN_SUPER_SUMS;
 
     if (kind == ACT_F32)
         return line(k * sizeof(float));

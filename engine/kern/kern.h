@@ -53,9 +53,10 @@ const struct kern_type_info *kern_type_find(uint32_t gguf_id, const char **ret_n
  * Activations, quantised once per row and shared by all kernels of a kind. Row i is `data + i *
  * stride`, 64-byte aligned:
  *   ACT_F32     float x[k]
- *   ACT_Q8_32   int8 q[k], then float d[k/32], then int16 sum[k/32]    x ≈ d·q, sum = Σ q of a
- * block ACT_Q8_256  int8 q[k], then float d[k/256], then int16 sum[k/16]   sums of 16 each part
- * rounded up to 64 bytes. q is in -127..127.
+ *   ACT_Q8_32   int8 q[k], then float d[k/32], then int16 sum[k/32]        x ≈ d·q, sum = Σ q
+ *   ACT_Q8_256  int8 q[k], then float d[k/256], then int16 sum[k/256][24]  of 16 times 16, then of
+ *                                                                          8 times 32 values
+ * each part rounded up to 64 bytes. q is in -127..127.
  */
 struct kern_acts {
     enum act_kind kind;
@@ -65,6 +66,8 @@ struct kern_acts {
 };
 size_t kern_act_stride(enum act_kind kind, uint32_t k);
 const float *kern_act_scales(const struct kern_acts *x, size_t row);
+#define KERN_SUPER_SUMS    24 /* of a block of ACT_Q8_256 */
+#define KERN_SUPER_SUMS_32 16 /* where those of 32 begin */
 const int16_t *kern_act_sums(const struct kern_acts *x, size_t row);
 
 /* y[i][o] = Σ_k w[o][k] · x[rows[i]][k] for a block of output features and many rows. */

@@ -85,8 +85,8 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
                     const int8_t *a = act_row(m, i, &d, &sums);                                    \
                     float *y = &m->y[i * m->y_stride + o];                                         \
                                                                                                    \
-                    *y = fold_super(&u, a + b * QUANT_SUPER, d[b], sums + 16 * b, OFFSET_##name,   \
-                                    has_min, *y);                                                  \
+                    *y = fold_super(&u, a + b * QUANT_SUPER, d[b], sums + KERN_SUPER_SUMS * b,     \
+                                    OFFSET_##name, has_min, *y);                                   \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \

@@ -24,10 +24,12 @@ struct weight_panel {
     vi w[PANEL_STEPS][2];
     vi scale[16][2]; /* super-blocks: int32 of each sub-block */
     vi min[16][2];   /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub / 2 */
-    uint16_t d[8][PANEL_OUT]; /* halves, of each plain block; [0] of a super-block */
-    uint16_t m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
-    _Alignas(64) uint8_t bytes[VI_LANES][PANEL_K]; /* before they are transposed */
-    vi rows[VI_LANES];                             /* scales or mins, likewise */
+    _Alignas(64) float d[8][PANEL_OUT]; /* of each plain block; [0] of a super-block */
+    _Alignas(
+        64) float m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
+    uint16_t d_half[8][PANEL_OUT], m_half[8][PANEL_OUT]; /* the same as they come */
+    _Alignas(64) uint8_t bytes[VI_LANES][PANEL_K];       /* before they are transposed */
+    vi rows[VI_LANES];                                   /* scales or mins, likewise */
 };
 
 /* Rows that are computed together. */
@@ -93,10 +95,10 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
 
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                y[i][v] = vf_fma(vf_mul(vf_load_half(p->d[b] + v * VI_LANES), d),
-                                 vf_from(dot[i][v]), y[i][v]);
+                y[i][v] =
+                    vf_fma(vf_mul(vf_load(p->d[b] + v * VI_LANES), d), vf_from(dot[i][v]), y[i][v]);
                 if (f.has_min)
-                    y[i][v] = vf_fma(vf_mul(vf_load_half(p->m[b] + v * VI_LANES), d),
+                    y[i][v] = vf_fma(vf_mul(vf_load(p->m[b] + v * VI_LANES), d),
                                      vf_set1((float)row_sums(r, i)[b]), y[i][v]);
             }
         }
@@ -111,6 +113,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
 static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_format f,
                                      const struct panel_rows *r, int n_rows) {
     vi sum[PANEL_ROWS][2], dot[PANEL_ROWS][2];
+    vf wd[2], wm[2];
     int n_steps = PANEL_STEPS / f.n_sub;
 
 #pragma GCC unroll 6
@@ -125,23 +128,19 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
             sum[i][1] = vi_add(sum[i][1], vi_mul(dot[i][1], p->scale[s][1]));
         }
     }
+    for (int v = 0; v < 2; v++) {
+        wd[v] = vf_load(p->d[0] + v * VI_LANES);
+        wm[v] = vf_load(p->m[0] + v * VI_LANES);
+    }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
         vf d = vf_set1(row_scales(r, i)[0]);
-        const int16_t *sums = row_sums(r, i);
-        _Alignas(16) int16_t sums_32[8];
+        const int16_t *sums = row_sums(r, i) + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
 
-        if (f.has_min && f.n_sub == 8) {
-            /* Activations' sums of 32 from those of 16. */
-            _mm_store_si128((__m128i *)(void *)sums_32, _mm256_cvtepi32_epi16(_mm256_madd_epi16(
-                                                            load_256(sums), _mm256_set1_epi16(1))));
-            sums = sums_32;
-        }
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++) {
             float *at = r->y[i] + v * VI_LANES;
-            vf y = vf_fma(vf_mul(vf_load_half(p->d[0] + v * VI_LANES), d), vf_from(sum[i][v]),
-                          vf_load(at));
+            vf y = vf_fma(vf_mul(wd[v], d), vf_from(sum[i][v]), vf_load(at));
 
             if (f.has_min) {
                 vi mins = vi_set1(0);
@@ -149,7 +148,7 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
 #pragma GCC unroll 8
                 for (int j = 0; j < f.n_sub / 2; j++)
                     mins = vi_dot2(mins, p->min[j][v], broadcast_bytes(sums + 2 * j));
-                y = vf_fnma(vf_mul(vf_load_half(p->m[0] + v * VI_LANES), d), vf_from(mins), y);
+                y = vf_fnma(vf_mul(wm[v], d), vf_from(mins), y);
             }
             vf_store(at, y);
         }
@@ -183,6 +182,13 @@ static inline void put_scales_in_panel(struct weight_panel *p, const __m256i *sc
     vi_transpose((const uint8_t *)p->rows, sizeof(vi), &p->min[0][v], 2);
 }
 
+static inline void widen_scales(struct weight_panel *p, int n_blocks, int v) {
+    for (int b = 0; b < n_blocks; b++) {
+        vf_store(p->d[b] + v * VI_LANES, vf_load_half(p->d_half[b] + v * VI_LANES));
+        vf_store(p->m[b] + v * VI_LANES, vf_load_half(p->m_half[b] + v * VI_LANES));
+    }
+}
+
 /* Row o of the panel's outputs; those past the last one repeat it, and are not stored at the end.
  */
 static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t first_out,
@@ -205,11 +211,12 @@ static ALWAYS_INLINE void unpack_plain_panel(struct weight_panel *p, const struc
 
                 f.plain(block + (size_t)b * f.block_bytes, &w);
                 _mm256_store_si256((__m256i *)(void *)(p->bytes[lane] + b * QUANT_BLOCK), w.q);
-                p->d[b][o] = w.d;
-                p->m[b][o] = w.m;
+                p->d_half[b][o] = w.d;
+                p->m_half[b][o] = w.m;
             }
         }
         put_bytes_in_panel(p, v);
+        widen_scales(p, n_blocks, v);
     }
 }
 
@@ -228,11 +235,12 @@ static ALWAYS_INLINE void unpack_super_panel(struct weight_panel *p, const struc
                 _mm512_store_si512(p->bytes[lane] + 64 * j, w.q[j]);
             scale[lane] = w.scale;
             min[lane] = w.min;
-            p->d[0][o] = w.d;
-            p->m[0][o] = w.dmin;
+            p->d_half[0][o] = w.d;
+            p->m_half[0][o] = w.dmin;
         }
         put_bytes_in_panel(p, v);
         put_scales_in_panel(p, scale, min, f.n_sub, f.has_min, v);
+        widen_scales(p, 1, v);
     }
 }
 
@@ -289,7 +297,7 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format 
 }
 
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f) {
-    uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, sum_block = f.super ? 16 : QUANT_BLOCK;
+    uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, n_sums = f.super ? KERN_SUPER_SUMS : 1;
     struct panel_work *work = m->scratch;
     size_t d_at = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
     size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
@@ -306,7 +314,7 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
                 int n_blocks = (int)(n_k / block);
                 struct panel_rows r = {.a = k,
                                        .d = d_at + k / block * sizeof(float),
-                                       .sums = sums_at + k / sum_block * sizeof(int16_t)};
+                                       .sums = sums_at + k / block * n_sums * sizeof(int16_t)};
 
                 if (f.super)
                     unpack_super_panel(&work->panel, m, f, out, k / block);

@@ -79,13 +79,18 @@ static inline void quantize_block(const float *x, size_t n, int8_t *q, float *re
 
 static inline void quantize_row(const float *x, size_t k, enum act_kind kind, size_t block,
                                 size_t n_sum, uint8_t *ret_row) {
+    size_t n_sums = kind == ACT_Q8_32 ? 1 : KERN_SUPER_SUMS;
     struct kern_acts acts = {.kind = kind, .k = (uint32_t)k, .data = ret_row};
     float *d = (float *)(uintptr_t)kern_act_scales(&acts, 0);
     int16_t *sums = (int16_t *)(uintptr_t)kern_act_sums(&acts, 0);
 
-    for (size_t b = 0; b < k / block; b++)
-        quantize_block(x + b * block, block, (int8_t *)ret_row + b * block, &d[b],
-                       sums + b * (block / n_sum), n_sum);
+    for (size_t b = 0; b < k / block; b++) {
+        int16_t *at = sums + b * n_sums;
+
+        quantize_block(x + b * block, block, (int8_t *)ret_row + b * block, &d[b], at, n_sum);
+        for (size_t j = 0; j < n_sums - block / n_sum; j++)
+            at[KERN_SUPER_SUMS_32 + j] = (int16_t)(at[2 * j] + at[2 * j + 1]);
+    }
 }
 
 static void quantize_q8_32(const float *x, size_t k, uint8_t *ret_row) {

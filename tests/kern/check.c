@@ -170,7 +170,8 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
             assert(same_floats(kern_act_scales(&acts[0], i), kern_act_scales(&acts[1], i),
                                k / info->block_values));
             assert(memcmp(kern_act_sums(&acts[0], i), kern_act_sums(&acts[1], i),
-                          k / (info->act == ACT_Q8_32 ? 32 : 16) * sizeof(int16_t)) == 0);
+                          (info->act == ACT_Q8_32 ? k / 32 : k / 256 * KERN_SUPER_SUMS) *
+                              sizeof(int16_t)) == 0);
         }
     }
     for (int t = 0; t < 2; t++) {
