@@ -16,14 +16,14 @@
 #include "engine/kern/kern.h"
 #include "engine/kern/unpack.h"
 
-#define PANEL_OUT   (2 * VI_LANES)
+#define PANEL_OUT   (PANEL_VECS * VI_LANES)
 #define PANEL_K     256
 #define PANEL_STEPS (PANEL_K / 4)
 
 struct weight_panel {
-    vi w[PANEL_STEPS][2];
-    vi scale[16][2]; /* super-blocks: int32 of each sub-block */
-    vi min[16][2];   /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub / 2 */
+    vi w[PANEL_STEPS][PANEL_VECS];
+    vi scale[16][PANEL_VECS]; /* super-blocks: int32 of each sub-block */
+    vi min[16][PANEL_VECS];   /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub / 2 */
     _Alignas(64) float d[8][PANEL_OUT]; /* of each plain block; [0] of a super-block */
     _Alignas(
         64) float m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
@@ -59,33 +59,39 @@ static inline vi broadcast_bytes(const void *p) {
 /* One sub-block's `n_steps` of four k into dot, which is begun here. */
 static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, int first_step, int n_steps,
                                     int offset, const struct panel_rows *r, int n_rows, int i_sum,
-                                    vi dot[PANEL_ROWS][2]) {
+                                    vi dot[PANEL_ROWS][PANEL_VECS]) {
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
-        dot[i][0] = dot[i][1] = offset ? vi_set1(-offset * row_sums(r, i)[i_sum]) : vi_set1(0);
+        for (int v = 0; v < PANEL_VECS; v++)
+            dot[i][v] = offset ? vi_set1(-offset * row_sums(r, i)[i_sum]) : vi_set1(0);
 #pragma GCC unroll 8
     for (int t = 0; t < n_steps; t++) {
-        vi w0 = p->w[first_step + t][0], w1 = p->w[first_step + t][1];
+        vi w[PANEL_VECS];
+
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++)
+            w[v] = p->w[first_step + t][v];
 
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
             vi a = broadcast_bytes(row_values(r, i) + 4 * (first_step + t));
 
-            dot[i][0] = vi_dot4(dot[i][0], w0, a);
-            dot[i][1] = vi_dot4(dot[i][1], w1, a);
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++)
+                dot[i][v] = vi_dot4(dot[i][v], w[v], a);
         }
     }
 }
 
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_format f,
                                      const struct panel_rows *r, int n_rows, int n_blocks) {
-    vf y[PANEL_ROWS][2];
-    vi dot[PANEL_ROWS][2];
+    vf y[PANEL_ROWS][PANEL_VECS];
+    vi dot[PANEL_ROWS][PANEL_VECS];
 
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
-        y[i][0] = vf_load(r->y[i]);
-        y[i][1] = vf_load(r->y[i] + VI_LANES);
+        for (int v = 0; v < PANEL_VECS; v++)
+            y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
         dot_steps(p, 8 * b, 8, f.offset, r, n_rows, b, dot);
@@ -93,8 +99,8 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
         for (int i = 0; i < n_rows; i++) {
             vf d = vf_set1(row_scales(r, i)[b]);
 
-#pragma GCC unroll 2
-            for (int v = 0; v < 2; v++) {
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++) {
                 y[i][v] =
                     vf_fma(vf_mul(vf_load(p->d[b] + v * VI_LANES), d), vf_from(dot[i][v]), y[i][v]);
                 if (f.has_min)
@@ -105,30 +111,31 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
-        vf_store(r->y[i], y[i][0]);
-        vf_store(r->y[i] + VI_LANES, y[i][1]);
+        for (int v = 0; v < PANEL_VECS; v++)
+            vf_store(r->y[i] + v * VI_LANES, y[i][v]);
     }
 }
 
 static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_format f,
                                      const struct panel_rows *r, int n_rows) {
-    vi sum[PANEL_ROWS][2], dot[PANEL_ROWS][2];
-    vf wd[2], wm[2];
+    vi sum[PANEL_ROWS][PANEL_VECS], dot[PANEL_ROWS][PANEL_VECS];
+    vf wd[PANEL_VECS], wm[PANEL_VECS];
     int n_steps = PANEL_STEPS / f.n_sub;
 
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
-        sum[i][0] = sum[i][1] = vi_set1(0);
+        for (int v = 0; v < PANEL_VECS; v++)
+            sum[i][v] = vi_set1(0);
     for (int s = 0; s < f.n_sub; s++) {
         /* Formats with an offset have sub-blocks of 16, as the sums have. */
         dot_steps(p, n_steps * s, n_steps, f.offset, r, n_rows, s, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
-            sum[i][0] = vi_add(sum[i][0], vi_mul(dot[i][0], p->scale[s][0]));
-            sum[i][1] = vi_add(sum[i][1], vi_mul(dot[i][1], p->scale[s][1]));
+            for (int v = 0; v < PANEL_VECS; v++)
+                sum[i][v] = vi_add(sum[i][v], vi_mul(dot[i][v], p->scale[s][v]));
         }
     }
-    for (int v = 0; v < 2; v++) {
+    for (int v = 0; v < PANEL_VECS; v++) {
         wd[v] = vf_load(p->d[0] + v * VI_LANES);
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
@@ -137,8 +144,8 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
         vf d = vf_set1(row_scales(r, i)[0]);
         const int16_t *sums = row_sums(r, i) + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
 
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++) {
             float *at = r->y[i] + v * VI_LANES;
             vf y = vf_fma(vf_mul(wd[v], d), vf_from(sum[i][v]), vf_load(at));
 
@@ -160,7 +167,7 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
 /* The bytes of VI_LANES outputs become columns of vector v. */
 static inline void put_bytes_in_panel(struct weight_panel *p, int v) {
     for (int at = 0; at < PANEL_STEPS; at += VI_LANES)
-        vi_transpose(p->bytes[0] + 4 * at, PANEL_K, &p->w[at][v], 2);
+        vi_transpose(p->bytes[0] + 4 * at, PANEL_K, &p->w[at][v], PANEL_VECS);
 }
 
 /* Scales become int32 lanes, mins pairs of int16. A sub-block of 32 has both twice: one of the two
@@ -179,7 +186,7 @@ static inline void put_scales_in_panel(struct weight_panel *p, const __m256i *sc
     for (int lane = 0; lane < VI_LANES; lane++)
         p->rows[lane] = n_sub == 8 ? _mm512_zextsi128_si512(_mm256_cvtepi32_epi16(min[lane]))
                                    : _mm512_zextsi256_si512(min[lane]);
-    vi_transpose((const uint8_t *)p->rows, sizeof(vi), &p->min[0][v], 2);
+    vi_transpose((const uint8_t *)p->rows, sizeof(vi), &p->min[0][v], PANEL_VECS);
 }
 
 static inline void widen_scales(struct weight_panel *p, int n_blocks, int v) {
@@ -201,7 +208,7 @@ static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t fi
 static ALWAYS_INLINE void unpack_plain_panel(struct weight_panel *p, const struct kern_mul *m,
                                              struct wide_format f, uint32_t first_out,
                                              uint32_t first_block, int n_blocks) {
-    for (int v = 0; v < 2; v++) {
+    for (int v = 0; v < PANEL_VECS; v++) {
         for (uint32_t lane = 0; lane < VI_LANES; lane++) {
             uint32_t o = (uint32_t)v * VI_LANES + lane;
             const uint8_t *block = panel_weights(m, first_out, o) + first_block * f.block_bytes;
@@ -225,7 +232,7 @@ static ALWAYS_INLINE void unpack_super_panel(struct weight_panel *p, const struc
                                              uint32_t first_block) {
     __m256i scale[VI_LANES], min[VI_LANES];
 
-    for (int v = 0; v < 2; v++) {
+    for (int v = 0; v < PANEL_VECS; v++) {
         for (uint32_t lane = 0; lane < VI_LANES; lane++) {
             uint32_t o = (uint32_t)v * VI_LANES + lane;
             struct wide_super w;
@@ -286,12 +293,14 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format 
         TILE(2);
     case 3:
         TILE(3);
+#if PANEL_ROWS > 4
     case 4:
         TILE(4);
     case 5:
         TILE(5);
+#endif
     default:
-        TILE(6);
+        TILE(PANEL_ROWS);
 #undef TILE
     }
 }
