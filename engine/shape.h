@@ -105,7 +105,7 @@ typedef struct Scratch {
 
 #define LOGIT_ROWS 64  /* rows that go through the output head together */
 #define TILE_FF    256 /* features of the feed-forward block that one task computes */
-#define TILE_ROWS  128 /* rows that it computes at a time */
+#define TILE_ROWS  256 /* rows that it computes at a time */
 #define TILE_OUT   128 /* output features of one task of a plain product */
 
 /* A member's own memory: the kernels' scratch, then gate and up tiles, then one quantised row of a

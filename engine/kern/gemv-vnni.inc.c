@@ -7,8 +7,6 @@
  * Integer sums may be made in any order; the fold is that of the definition. Weights of the next
  * sixteen outputs, one run of memory, are prefetched meanwhile.
  */
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
 #define GEMV_OUT      16
 #define GEMV_ROWS     4 /* rows that share one reading of the weights */
 
@@ -66,14 +64,10 @@ static inline __m512i quarter_scales(__m256i scale, int j) {
     return _mm512_permutexvar_epi16(index, _mm512_castsi256_si512(scale));
 }
 
-/* Always inlined: GCC 12 takes a function that only prefetches for one without effect, and drops
- * its calls. */
+/* What the next sixteen outputs want, from byte `at` of that run on. */
 static ALWAYS_INLINE void prefetch_next(const struct kern_mul *m, uint32_t out, size_t at,
                                         size_t n) {
-    const uint8_t *next = m->w + (size_t)(out + GEMV_OUT) * m->row_bytes + at;
-
-    for (size_t i = 0; i < n; i += 64)
-        _mm_prefetch((const char *)next + i, _MM_HINT_T0);
+    prefetch_run(m->w + (size_t)(out + GEMV_OUT) * m->row_bytes + at, n);
 }
 
 /* Rows [first, first + n_rows) of the product, for 16 outputs from `out` on, of which n are there.

@@ -213,6 +213,7 @@ static ALWAYS_INLINE void unpack_plain_panel(struct weight_panel *p, const struc
             uint32_t o = (uint32_t)v * VI_LANES + lane;
             const uint8_t *block = panel_weights(m, first_out, o) + first_block * f.block_bytes;
 
+            prefetch_run(block + 8 * f.block_bytes, 8 * f.block_bytes);
             for (int b = 0; b < n_blocks; b++) {
                 struct wide_plain w;
 
@@ -235,9 +236,11 @@ static ALWAYS_INLINE void unpack_super_panel(struct weight_panel *p, const struc
     for (int v = 0; v < PANEL_VECS; v++) {
         for (uint32_t lane = 0; lane < VI_LANES; lane++) {
             uint32_t o = (uint32_t)v * VI_LANES + lane;
+            const uint8_t *block = panel_weights(m, first_out, o) + first_block * f.block_bytes;
             struct wide_super w;
 
-            f.super(panel_weights(m, first_out, o) + first_block * f.block_bytes, &w);
+            prefetch_run(block + f.block_bytes, f.block_bytes);
+            f.super(block, &w);
             for (int j = 0; j < 4; j++)
                 _mm512_store_si512(p->bytes[lane] + 64 * j, w.q[j]);
             scale[lane] = w.scale;
