@@ -7,8 +7,8 @@
  * Integer sums may be made in any order; the fold is that of the definition. Weights of the next
  * sixteen outputs, one run of memory, are prefetched meanwhile.
  */
-#define GEMV_OUT      16
-#define GEMV_ROWS     4 /* rows that share one reading of the weights */
+#define GEMV_OUT  16
+#define GEMV_ROWS 4 /* rows that share one reading of the weights */
 
 /* Sixteen vectors to their sixteen sums. */
 static inline __m512i sum_16(const __m512i v[16]) {

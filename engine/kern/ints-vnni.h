@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define VI_LANES   16
+#define VI_LANES 16
 /* 24 accumulators of 32 registers (measured: 3 x 4 and 4 x 3 are slower). */
 #define PANEL_ROWS 6
 #define PANEL_VECS 2
@@ -13,11 +13,8 @@
 typedef __m512i vi;
 typedef __m512 vf;
 
-static inline vi vi_load(const void *p) {
-    return _mm512_load_si512(p);
-}
-static inline void vi_store(void *p, vi a) {
-    _mm512_store_si512(p, a);
+static inline __m128i load_128(const void *p) {
+    return _mm_loadu_si128((const __m128i *)p);
 }
 static inline vi vi_set1(int32_t a) {
     return _mm512_set1_epi32(a);
@@ -27,6 +24,24 @@ static inline vi vi_add(vi a, vi b) {
 }
 static inline vi vi_mul(vi a, vi b) {
     return _mm512_mullo_epi32(a, b);
+}
+static inline vi vi_and(vi a, vi b) {
+    return _mm512_and_si512(a, b);
+}
+static inline vi vi_or(vi a, vi b) {
+    return _mm512_or_si512(a, b);
+}
+static inline vi vi_xor(vi a, vi b) {
+    return _mm512_xor_si512(a, b);
+}
+static inline vi vi_sll(vi a, int n) {
+    return _mm512_slli_epi32(a, (unsigned)n);
+}
+static inline vi vi_srl(vi a, int n) {
+    return _mm512_srli_epi32(a, (unsigned)n);
+}
+static inline vi vi_sra(vi a, int n) {
+    return _mm512_srai_epi32(a, (unsigned)n);
 }
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {
@@ -41,9 +56,6 @@ static inline vf vf_from(vi a) {
 }
 static inline vf vf_load(const float *p) {
     return _mm512_loadu_ps(p);
-}
-static inline vf vf_load_half(const uint16_t *p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 static inline void vf_store(float *p, vf a) {
     _mm512_storeu_ps(p, a);
@@ -62,37 +74,28 @@ static inline vf vf_fnma(vf a, vf b, vf c) {
     return _mm512_fnmadd_ps(a, b, c);
 }
 
-/* Rows of sixteen dwords to columns: to[i * stride] lane j is from[j * from_stride] dword i. */
-static inline void vi_transpose(const uint8_t *from, size_t from_stride, vi *to, size_t stride) {
-    vi a[16], b[16];
+/* The low halves of dwords, as float16. */
+static inline vf vf_from_half(vi a) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
+}
 
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-        a[i] = vi_load(from + (size_t)i * from_stride);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-        b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-    }
+/* Bytes [at, at + 16) of sixteen places: lane j of to[i] is dword i of place j. */
+static inline void vi_load_runs(const uint8_t *const *from, size_t at, vi to[4]) {
+    vi x[4], y[4];
+
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
-        a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
-        a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
-        a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
+        x[i] = _mm512_castsi128_si512(load_128(from[i] + at));
+        x[i] = _mm512_inserti32x4(x[i], load_128(from[4 + i] + at), 1);
+        x[i] = _mm512_inserti32x4(x[i], load_128(from[8 + i] + at), 2);
+        x[i] = _mm512_inserti32x4(x[i], load_128(from[12 + i] + at), 3);
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        b[i] = _mm512_shuffle_i32x4(a[i], a[4 + i], 0x88);
-        b[4 + i] = _mm512_shuffle_i32x4(a[i], a[4 + i], 0xDD);
-        b[8 + i] = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0x88);
-        b[12 + i] = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0xDD);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        to[(size_t)(i)*stride] = _mm512_shuffle_i32x4(b[i], b[8 + i], 0x88);
-        to[(size_t)(8 + i) * stride] = _mm512_shuffle_i32x4(b[i], b[8 + i], 0xDD);
-        to[(size_t)(4 + i) * stride] = _mm512_shuffle_i32x4(b[4 + i], b[12 + i], 0x88);
-        to[(size_t)(12 + i) * stride] = _mm512_shuffle_i32x4(b[4 + i], b[12 + i], 0xDD);
-    }
+    y[0] = _mm512_unpacklo_epi32(x[0], x[1]);
+    y[1] = _mm512_unpackhi_epi32(x[0], x[1]);
+    y[2] = _mm512_unpacklo_epi32(x[2], x[3]);
+    y[3] = _mm512_unpackhi_epi32(x[2], x[3]);
+    to[0] = _mm512_unpacklo_epi64(y[0], y[2]);
+    to[1] = _mm512_unpackhi_epi64(y[0], y[2]);
+    to[2] = _mm512_unpacklo_epi64(y[1], y[3]);
+    to[3] = _mm512_unpackhi_epi64(y[1], y[3]);
 }

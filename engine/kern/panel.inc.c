@@ -16,6 +16,8 @@
 #include "engine/kern/kern.h"
 #include "engine/kern/unpack.h"
 
+#include <stddef.h>
+
 #define PANEL_OUT   (PANEL_VECS * VI_LANES)
 #define PANEL_K     256
 #define PANEL_STEPS (PANEL_K / 4)
@@ -23,7 +25,8 @@
 struct weight_panel {
     vi w[PANEL_STEPS][PANEL_VECS];
     vi scale[16][PANEL_VECS]; /* super-blocks: int32 of each sub-block */
-    vi min[16][PANEL_VECS];   /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub / 2 */
+    vi min[16][PANEL_VECS]; /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub
+                               / 2 */
     _Alignas(64) float d[8][PANEL_OUT]; /* of each plain block; [0] of a super-block */
     _Alignas(
         64) float m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
@@ -164,37 +167,7 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
 
 /* ---- unpacking ---- */
 
-/* The bytes of VI_LANES outputs become columns of vector v. */
-static inline void put_bytes_in_panel(struct weight_panel *p, int v) {
-    for (int at = 0; at < PANEL_STEPS; at += VI_LANES)
-        vi_transpose(p->bytes[0] + 4 * at, PANEL_K, &p->w[at][v], PANEL_VECS);
-}
-
-/* Scales become int32 lanes, mins pairs of int16. A sub-block of 32 has both twice: one of the two
- * is kept. */
-static inline void put_scales_in_panel(struct weight_panel *p, const __m256i *scale,
-                                       const __m256i *min, int n_sub, bool has_min, int v) {
-    vi columns[VI_LANES];
-
-    for (int lane = 0; lane < VI_LANES; lane++)
-        p->rows[lane] = _mm512_cvtepi16_epi32(scale[lane]);
-    vi_transpose((const uint8_t *)p->rows, sizeof(vi), columns, 1);
-    for (int j = 0; j < n_sub; j++)
-        p->scale[j][v] = columns[j * (16 / n_sub)];
-    if (!has_min)
-        return;
-    for (int lane = 0; lane < VI_LANES; lane++)
-        p->rows[lane] = n_sub == 8 ? _mm512_zextsi128_si512(_mm256_cvtepi32_epi16(min[lane]))
-                                   : _mm512_zextsi256_si512(min[lane]);
-    vi_transpose((const uint8_t *)p->rows, sizeof(vi), &p->min[0][v], PANEL_VECS);
-}
-
-static inline void widen_scales(struct weight_panel *p, int n_blocks, int v) {
-    for (int b = 0; b < n_blocks; b++) {
-        vf_store(p->d[b] + v * VI_LANES, vf_load_half(p->d_half[b] + v * VI_LANES));
-        vf_store(p->m[b] + v * VI_LANES, vf_load_half(p->m_half[b] + v * VI_LANES));
-    }
-}
+#include "engine/kern/panel-unpack.inc.c"
 
 /* Row o of the panel's outputs; those past the last one repeat it, and are not stored at the end.
  */
@@ -205,52 +178,24 @@ static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t fi
     return m->w + (size_t)(out < m->n_out ? out : m->n_out - 1) * m->row_bytes;
 }
 
-static ALWAYS_INLINE void unpack_plain_panel(struct weight_panel *p, const struct kern_mul *m,
-                                             struct wide_format f, uint32_t first_out,
-                                             uint32_t first_block, int n_blocks) {
-    for (int v = 0; v < PANEL_VECS; v++) {
-        for (uint32_t lane = 0; lane < VI_LANES; lane++) {
-            uint32_t o = (uint32_t)v * VI_LANES + lane;
-            const uint8_t *block = panel_weights(m, first_out, o) + first_block * f.block_bytes;
-
-            prefetch_run(block + 8 * f.block_bytes, 8 * f.block_bytes);
-            for (int b = 0; b < n_blocks; b++) {
-                struct wide_plain w;
-
-                f.plain(block + (size_t)b * f.block_bytes, &w);
-                _mm256_store_si256((__m256i *)(void *)(p->bytes[lane] + b * QUANT_BLOCK), w.q);
-                p->d_half[b][o] = w.d;
-                p->m_half[b][o] = w.m;
-            }
-        }
-        put_bytes_in_panel(p, v);
-        widen_scales(p, n_blocks, v);
-    }
-}
-
-static ALWAYS_INLINE void unpack_super_panel(struct weight_panel *p, const struct kern_mul *m,
-                                             struct wide_format f, uint32_t first_out,
-                                             uint32_t first_block) {
-    __m256i scale[VI_LANES], min[VI_LANES];
+/* Fetches what follows each output's blocks meanwhile: the next panel. */
+static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern_mul *m,
+                                       struct wide_format f, unpack_panel_fn *unpack,
+                                       uint32_t first_out, uint32_t first_block, int n_blocks) {
+    const uint8_t *blocks[VI_LANES];
 
     for (int v = 0; v < PANEL_VECS; v++) {
         for (uint32_t lane = 0; lane < VI_LANES; lane++) {
-            uint32_t o = (uint32_t)v * VI_LANES + lane;
-            const uint8_t *block = panel_weights(m, first_out, o) + first_block * f.block_bytes;
-            struct wide_super w;
-
-            prefetch_run(block + f.block_bytes, f.block_bytes);
-            f.super(block, &w);
-            for (int j = 0; j < 4; j++)
-                _mm512_store_si512(p->bytes[lane] + 64 * j, w.q[j]);
-            scale[lane] = w.scale;
-            min[lane] = w.min;
-            p->d_half[0][o] = w.d;
-            p->m_half[0][o] = w.dmin;
+            blocks[lane] = panel_weights(m, first_out, (uint32_t)v * VI_LANES + lane) +
+                           first_block * f.block_bytes;
+            prefetch_run(blocks[lane] + (size_t)n_blocks * f.block_bytes,
+                         (size_t)n_blocks * f.block_bytes);
         }
-        put_bytes_in_panel(p, v);
-        put_scales_in_panel(p, scale, min, f.n_sub, f.has_min, v);
-        widen_scales(p, 1, v);
+        for (int b = 0; b < n_blocks; b++) {
+            unpack(p, blocks, v, b);
+            for (uint32_t lane = 0; lane < VI_LANES; lane++)
+                blocks[lane] += f.block_bytes;
+        }
     }
 }
 
@@ -308,7 +253,8 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format 
     }
 }
 
-static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f) {
+static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
+                                    unpack_panel_fn *unpack) {
     uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, n_sums = f.super ? KERN_SUPER_SUMS : 1;
     struct panel_work *work = m->scratch;
     size_t d_at = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
@@ -328,10 +274,7 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
                                        .d = d_at + k / block * sizeof(float),
                                        .sums = sums_at + k / block * n_sums * sizeof(int16_t)};
 
-                if (f.super)
-                    unpack_super_panel(&work->panel, m, f, out, k / block);
-                else
-                    unpack_plain_panel(&work->panel, m, f, out, k / block, n_blocks);
+                unpack_panel(&work->panel, m, f, unpack, out, k / block, n_blocks);
                 for (uint32_t at = 0, n; at < n_rows; at += n) {
                     n = next_group(n_rows - at);
                     r.act = work->act + at;
