@@ -166,18 +166,22 @@ static int print_json_event(const struct grokd_event *e) {
 
 struct answer {
     const Ctl *ctl;
-    bool table;             /* log-probabilities in place of the text */
-    bool at_line_start;     /* what was printed ended with a newline */
-    uint32_t n_prompt_done; /* what a cancelled request had cost */
+    bool table;                       /* log-probabilities in place of the text */
+    bool at_line_start;               /* what was printed ended with a newline */
+    uint32_t n_prompt, n_prompt_done; /* what a cancelled request had cost */
     uint64_t n_chunk_tokens;
     struct progress progress;
 };
 
 static int print_event(struct answer *a, const struct grokd_event *e) {
-    if (e->prefill)
+    if (e->prefill) {
         a->n_prompt_done = e->prefill->done_tokens;
-    if (e->chunk)
+        a->n_prompt = e->prefill->total_tokens;
+    }
+    if (e->chunk) {
+        a->n_prompt_done = a->n_prompt;
         a->n_chunk_tokens += e->chunk->n_token_ids;
+    }
     if (a->ctl->json)
         return print_json_event(e);
     progress_show(&a->progress, e);

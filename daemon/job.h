@@ -27,6 +27,7 @@ typedef struct Letter {
     ListNode node;
     enum letter_type type;
     uint64_t id;                         /* the call's */
+    uint64_t time_us;                    /* when it was posted: the loop may come to it later */
     struct Model *model;                 /* not touched by the worker */
     uint64_t n_kv_free, n_kv_total;      /* of STARTED and ENDED */
     uint32_t n_ahead;                    /* of WAITING: requests that start before it */

@@ -141,7 +141,7 @@ static void add_token(Call *call, const Letter *letter) {
     int r = 0;
 
     if (call->n_generated == 0) {
-        call->decoding_us = daemon_now_us(call->daemon);
+        call->decoding_us = letter->time_us;
         call->n_prompt_done = call->n_prompt;
         call->output.has_prefill = false;
         if (call->echo)

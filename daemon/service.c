@@ -116,7 +116,7 @@ void service_model_changed(Call *call, Model *model) {
 
 static void end_computing(Call *call, const Job *job) {
     call->job = NULL;
-    call->ended_us = daemon_now_us(call->daemon);
+    call->ended_us = job->letter.time_us;
     if (job->code == STATUS_OK)
         call->method->on_ended(call, job);
     else
@@ -134,7 +134,7 @@ void service_letter(Call *call, const Letter *letter) {
         call_mark_dirty(call);
         return;
     case LETTER_STARTED:
-        call->started_us = daemon_now_us(call->daemon);
+        call->started_us = letter->time_us;
         call_set_state(call, CALL_RUNNING);
         call->output.has_position = false;
         call->output.has_prefill = true;

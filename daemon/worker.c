@@ -33,6 +33,7 @@ static uint64_t now_us(void) {
 /* ---- endings ---- */
 
 static void post(Worker *w, Letter *letter) {
+    letter->time_us = now_us();
     mailbox_push_wait(&w->outbox, &letter->node);
 }
 
