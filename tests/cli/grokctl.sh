@@ -151,7 +151,11 @@ check "tokens there and back" there_and_back
 check "log-probabilities as a table" logprobs_table
 check "no progress bar in a pipe" no_bar_in_a_pipe
 check "no bar for a prompt in a pipe" no_bar_for_a_prompt_in_a_pipe
-check "a bar for a prompt on a terminal" bar_on_a_terminal
+if python3 -c 'import pty; pty.openpty()' 2>/dev/null; then
+    check "a bar for a prompt on a terminal" bar_on_a_terminal
+else
+    skip "a bar for a prompt on a terminal" "there are no pseudo-terminals here"
+fi
 check "priorities" priorities
 check "an unknown priority" says 2 'interactive, normal or batch' ctl generate --priority high Hello
 check "an unknown model" says 1 nobody ctl generate -m nobody Hello
