@@ -140,6 +140,11 @@ static const struct grokd_model_summary *copy_summary(MsgArena *a,
             .file_bytes = from->file_bytes,
             .is_default = from->is_default,
             .is_demo = from->is_demo,
+            .pinned = from->pinned,
+            .users = from->users,
+            .idle_us = from->idle_us,
+            .keep_alive_us = from->keep_alive_us,
+            .retry_us = from->retry_us,
         };
     return to;
 }

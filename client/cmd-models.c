@@ -1,9 +1,31 @@
 /* grokctl models, show, load, unload. */
 #include "client/command.h"
 
+#include "base/macro.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+/* What is to be said of a model's place in memory, "" where it is nothing. */
+static const char *describe_use(const struct grokd_model_summary *m, char text[128]) {
+    uintmax_t idle = m->idle_us / 1000000, keep = m->keep_alive_us / 1000000;
+    int n = 0;
+
+    text[0] = '\0';
+    if (m->users > 0)
+        n = snprintf(text, 128, "%u request%s", m->users, m->users == 1 ? "" : "s");
+    else if (m->state == GROKD_MODEL_READY && m->keep_alive_us > 0 && !m->pinned)
+        n = snprintf(text, 128, "idle for %ju of %ju s", idle, keep);
+    else if (m->state == GROKD_MODEL_READY)
+        n = snprintf(text, 128, "idle for %ju s", idle);
+    else if (m->retry_us > 0)
+        n = snprintf(text, 128, "tried again in %ju s at the earliest",
+                     (uintmax_t)(m->retry_us + 999999) / 1000000);
+    if (m->pinned)
+        (void)snprintf(text + n, 128 - (size_t)n, "%spinned", n > 0 ? ", " : "");
+    return text;
+}
 
 static int print_models(const Ctl *ctl, const struct grokd_list_models_response *answer) {
     json_t *models;
@@ -17,18 +39,21 @@ static int print_models(const Ctl *ctl, const struct grokd_list_models_response 
     if (answer->n_models == 0)
         (void)printf("grokd has no models.\n");
     else
-        (void)printf("%-20s %-11s %-9s %11s %10s\n", "NAME", "STATE", "KIND", "PARAMETERS", "FILE");
+        (void)printf("%-20s %-11s %-9s %11s %10s  %s\n", "NAME", "STATE", "KIND", "PARAMETERS",
+                     "FILE", "USE");
     for (size_t i = 0; i < answer->n_models; i++) {
         const struct grokd_model_summary *m = answer->models[i];
-        char parameters[32] = "-", bytes[32] = "-";
+        char parameters[32] = "-", bytes[32] = "-", use[128];
 
         if (m->parameters > 0)
             (void)ctl_human((double)m->parameters, "", parameters);
         if (m->file_bytes > 0)
             (void)ctl_human((double)m->file_bytes, "B", bytes);
-        (void)printf("%-20s %-11s %-9s %11s %10s%s%s\n", m->name, grokd_model_state_name(m->state),
-                     *m->architecture ? m->architecture : "-", parameters, bytes,
-                     m->is_default ? "  default" : "", m->is_demo ? ", the bundled demo" : "");
+        (void)describe_use(m, use);
+        (void)printf("%-20s %-11s %-9s %11s %10s  %s%s%s%s\n", m->name,
+                     grokd_model_state_name(m->state), *m->architecture ? m->architecture : "-",
+                     parameters, bytes, use, m->is_default && *use ? ", " : "",
+                     m->is_default ? "the default" : "", m->is_demo ? ", the bundled demo" : "");
         if (*m->error)
             (void)printf("    %s\n", m->error);
     }
@@ -120,6 +145,7 @@ static void print_show(const struct grokd_show_model_response *m) {
     print_row("license", m->license);
     print_row("file", m->summary->path);
     print_row("state", grokd_model_state_name(m->summary->state));
+    print_row("use", describe_use(m->summary, text));
     print_row("architecture", m->summary->architecture);
     print_row("weights", m->weight_types);
     print_amount("parameters", m->summary->parameters, "");
@@ -247,16 +273,26 @@ static int follow_load(Ctl *ctl, grokd_call *call, const char *model) {
     return ctl_fail_call(ctl, &error);
 }
 
+struct load {
+    bool pin;
+};
+
+static const struct option_row load_options[] = {
+    {0, "pin", NULL, "keep it in memory until it is unloaded", OPTION_FLAG,
+     offsetof(struct load, pin), 0},
+};
+
 static int run_load(Ctl *ctl, void *state, int argc, char **argv) {
+    const struct load *options = state;
     struct grokd_load_model_request request = GROKD_LOAD_MODEL_REQUEST_INIT;
     struct grokd_error error;
     grokd_call *call;
     int r;
 
-    (void)state;
     if (argc < 1 || argc > 2)
         return ctl_fail(EXIT_USAGE,
                         "load takes a model's name, and a path if the daemon doesn't know it");
+    request.pin = options->pin;
     request.model = argv[0];
     request.path = argc == 2 ? argv[1] : NULL;
     r = ctl_connect(ctl);
@@ -274,7 +310,10 @@ const struct command command_load = {
     .name = "load",
     .arguments = "MODEL [PATH]",
     .summary = "Load a model",
+    .options = load_options,
+    .n_options = ARRAY_SIZE(load_options),
     .run = run_load,
+    .state_size = sizeof(struct load),
 };
 
 static int run_unload(Ctl *ctl, void *state, int argc, char **argv) {

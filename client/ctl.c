@@ -285,11 +285,13 @@ int ctl_read_prompt(const struct text_options *o, int argc, char **argv, char **
 }
 
 json_t *ctl_json_summary(const struct grokd_model_summary *m) {
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:b}", "name", m->name, "path",
-                     m->path, "state", grokd_model_state_name(m->state), "error", m->error,
-                     "architecture", m->architecture, "parameters", (json_int_t)m->parameters,
-                     "file_bytes", (json_int_t)m->file_bytes, "is_default", m->is_default,
-                     "is_demo", m->is_demo);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:b, s:I, s:I, s:I, s:I}", "name", m->name,
+        "path", m->path, "state", grokd_model_state_name(m->state), "error", m->error,
+        "architecture", m->architecture, "parameters", (json_int_t)m->parameters, "file_bytes",
+        (json_int_t)m->file_bytes, "is_default", m->is_default, "is_demo", m->is_demo, "pinned",
+        m->pinned, "users", (json_int_t)m->users, "idle_us", (json_int_t)m->idle_us,
+        "keep_alive_us", (json_int_t)m->keep_alive_us, "retry_us", (json_int_t)m->retry_us);
 }
 
 json_t *ctl_json_usage(const struct grokd_usage *u) {

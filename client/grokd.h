@@ -367,7 +367,12 @@ struct grokd_model_summary {
     uint64_t parameters;
     uint64_t file_bytes;
     bool is_default;
-    bool is_demo; /* the model that comes with grokd, served because none is configured */
+    bool is_demo;           /* the model that comes with grokd, served because none is configured */
+    bool pinned;            /* stays when others need its room or nobody uses it */
+    uint32_t users;         /* requests that use it or wait for it */
+    uint64_t idle_us;       /* since nobody uses it; 0: somebody does */
+    uint64_t keep_alive_us; /* unloaded after being idle for so long; 0: never */
+    uint64_t retry_us;      /* failed: until then requests don't load it again */
 };
 
 /* "ready", "loading", …; "unspecified" for a number that is no state. */
@@ -411,6 +416,7 @@ struct grokd_load_model_request {
     size_t size;
     const char *model;
     const char *path; /* NULL: the configured one */
+    bool pin;         /* until it is unloaded */
 };
 #define GROKD_LOAD_MODEL_REQUEST_INIT                                                              \
     { .size = sizeof(struct grokd_load_model_request) }

@@ -303,6 +303,7 @@ int grokd_begin_load_model(grokd_client *client, const struct grokd_load_model_r
         return r;
     m.model = text_of(q.model);
     m.path = text_of(q.path);
+    m.pin = q.pin;
     return call_begin(client, &load_model, &m.base, "", ret, error);
 }
 

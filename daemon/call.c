@@ -97,8 +97,8 @@ static void let_go(Call *call) {
     if (call->job)
         worker_cancel(&d->worker, call->job);
     list_unlink(&call->model_node);
-    if (call->model)
-        model_release(call->model);
+    call_leave_model(call);
+    free(call->request);
     output_deinit(&call->output);
     free(call->echo);
     free(call->scores.entries);
@@ -265,6 +265,61 @@ bool call_charge(Call *call, size_t n_bytes) {
     }
     call->n_charged_bytes += n_bytes;
     return true;
+}
+
+void call_use_model(Call *call, Model *model) {
+    model_use(model);
+    model->n_calls++;
+    call->model = model;
+}
+
+void call_leave_model(Call *call) {
+    Model *model = call->model;
+
+    list_unlink(&call->model_node);
+    if (!model)
+        return;
+    call->model = NULL;
+    model->n_calls--;
+    model_release(model);
+}
+
+static uint32_t count(const ListNode *list) {
+    uint32_t n = 0;
+
+    list_for_each (node, list)
+        n++;
+    return n;
+}
+
+void call_await_model(Call *call, Model *model) {
+    if (!call_charge(call, call->n_view))
+        return;
+    call->request = alloc_array(call->n_view + 1, 1);
+    if (!call->request) {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+        return;
+    }
+    if (call->n_view > 0)
+        (void)memcpy(call->request, call->view, call->n_view);
+    call->n_request = call->n_view;
+    call->queued_us = daemon_now_us(call->daemon);
+    call_use_model(call, model);
+    call->output.position = count(&model->waiters);
+    call->output.has_position = call->method->kind == CODEC_SERVER_STREAM;
+    list_push_back(&model->waiters, &call->model_node);
+    call_mark_dirty(call);
+}
+
+void call_run_again(Call *call) {
+    CLEANUP(freep) uint8_t *request = take_ptr(call->request);
+
+    call_leave_model(call);
+    if (call->n_request > 0) {
+        quota_release(call->account, QUOTA_BYTES, call->n_request);
+        call->n_charged_bytes -= call->n_request;
+    }
+    service_run(call, request, call->n_request);
 }
 
 /* Those that came before it and wait, or may soon. */

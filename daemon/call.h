@@ -45,8 +45,12 @@ typedef struct Call {
     enum call_state state;
     Account *account; /* its user's own until the request names an actor */
     size_t n_charged_bytes;
-    struct Model *model; /* in use by this call; NULL: none */
-    Job *job;            /* the worker has it; NULL: not yet, or no more */
+    struct Model *model; /* in use by this call, or waited for; NULL: none */
+    uint8_t *request;    /* kept while it waits for its model; NULL: it does not */
+    size_t n_request;
+    const uint8_t *view; /* the request's bytes while its method runs */
+    size_t n_view;
+    Job *job; /* the worker has it; NULL: not yet, or no more */
     char request_id[CALL_ID_MAX + 1];
     uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us;
     size_t n_prompt, n_prompt_done, n_generated;
@@ -77,6 +81,14 @@ int call_send(Call *call, const ProtobufCMessage *message);
 void call_mark_dirty(Call *call);
 /* Milliseconds that the message asks for, 0: none. Returns false where the call is over. */
 bool call_set_timeout(Call *call, uint32_t ms);
+/* From now on it uses the model, which is not closed then. */
+void call_use_model(Call *call, struct Model *model);
+void call_leave_model(Call *call);
+/* Waits for the model to be loaded: then the method runs again, from the start. May fail the call.
+ */
+void call_await_model(Call *call, struct Model *model);
+/* What it waited for is there. The call may be over when this returns. */
+void call_run_again(Call *call);
 /* Looks for a place among those that run or wait for its model. Returns false where the call is
  * over: refused, with a hint when to try again. */
 bool call_find_place(Call *call);

@@ -127,6 +127,13 @@ static int parse_limit(const struct key *key, const char *text, void *to, Error 
     return r;
 }
 
+static int parse_time_or_forever(const struct key *key, const char *text, void *to, Error *reterr) {
+    if (strcmp(text, "infinity") != 0)
+        return parse_time(key, text, to, reterr);
+    *(uint64_t *)to = CONFIG_FOREVER;
+    return 0;
+}
+
 static int parse_bool(const struct key *key, const char *text, void *to, Error *reterr) {
     static const char *const words[] = {"no", "yes", "false", "true", "off", "on", "0", "1"};
 
@@ -205,6 +212,10 @@ static const struct key keys[] = {
      "prompt tokens in one step; fewer make others' tokens and cancellation more prompt", 1, 8192, NULL},
     {"engine", "target_token_time", parse_time, AT(target_us), "200ms",
      "prompts may stretch the time between two tokens of others up to this", 1000, 10000000, NULL},
+    {"engine", "keep_alive", parse_time_or_forever, AT(keep_us), "infinity",
+     "a model that nobody has used for so long is unloaded; 0 or infinity: never", 0, SECONDS_MAX * 1000000, NULL},
+    {"engine", "model_memory_max", parse_bytes, AT(model_bytes_max), "0",
+     "weights of all models that are loaded; 0: what memory is available", 0, NUMBER_MAX, NULL},
 
     {"requests", "default_max_tokens", parse_number, AT(n_tokens_default), "512",
      "tokens to generate where a request says nothing", 1, UINT32_MAX, NULL},
@@ -264,6 +275,10 @@ static const struct key keys[] = {
      "this model's; 0: as in [engine]", 0, NUMBER_MAX, NULL},
     {MODEL_SECTION, "context_max", parse_number, AT_MODEL(n_context_max), "0",
      "this model's; 0: as in [engine]", 0, UINT32_MAX, NULL},
+    {MODEL_SECTION, "keep_alive", parse_time_or_forever, AT_MODEL(keep_us), "0",
+     "this model's; 0: as in [engine]", 0, SECONDS_MAX * 1000000, NULL},
+    {MODEL_SECTION, "pin", parse_bool, AT_MODEL(pin), "no",
+     "it stays when others need room or nobody uses it", 0, 0, NULL},
 };
 /* clang-format on */
 

@@ -11,12 +11,16 @@
 #define CONFIG_ACCOUNTS_MAX 256
 /* Of a limit that a section [user NAME] or [group NAME] does not have. */
 #define CONFIG_UNSET (UINT64_MAX - 1)
+/* A time without an end. */
+#define CONFIG_FOREVER UINT64_MAX
 
 struct config_model {
     char *name, *path;
     uint64_t load, is_default; /* booleans, as every number here is 64 bits wide */
     uint64_t kv_bytes;         /* 0: [engine] kv_memory */
     uint64_t n_context_max;    /* 0: [engine] context_max */
+    uint64_t keep_us;          /* 0: [engine] keep_alive */
+    uint64_t pin;
 };
 
 /* Limits of a user or a group, by their keys in [limits]. */
@@ -49,7 +53,7 @@ typedef struct Config {
     char *socket, *socket_group, *isa;
     uint64_t socket_mode, log_level, drain_us, write_us;
     uint64_t n_threads, kv_bytes, kv_type, exact_floats, preload, n_context_max, n_sequences_max,
-        n_step_rows, target_us;
+        n_step_rows, target_us, keep_us, model_bytes_max;
     uint64_t n_tokens_default, timeout_default_us, timeout_max_us, priority_default;
     uint64_t n_connections_max, n_requests_max, n_output_bytes_max, n_queued_max, window_us;
     uint64_t limits[_QUOTA_N]; /* of a user */

@@ -14,6 +14,7 @@
 #include "daemon/conn.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
+#include "daemon/room.h"
 #include "daemon/service.h"
 
 #include <inttypes.h>
@@ -71,9 +72,13 @@ static uint64_t end_late_calls(Daemon *d, uint64_t now) {
 
 static void on_deadline(uv_timer_t *timer) {
     Daemon *d = timer->data;
-    uint64_t now = daemon_now_us(d), next = end_late_calls(d, now);
+    uint64_t now = daemon_now_us(d), next, idle;
 
     d->deadline_us = 0;
+    next = end_late_calls(d, now);
+    idle = room_tick(&d->models, now);
+    if (idle > 0)
+        next = next ? MIN(next, idle) : idle;
     listener_retry(&d->listener);
     list_for_each_safe (node, &d->connections) {
         uint64_t at = conn_tick(container_of(node, Conn, node), now);
@@ -238,6 +243,7 @@ static void begin_drain(Daemon *d, int exit_status) {
     d->exit_status = exit_status;
     notify_stopping();
     listener_close(&d->listener);
+    models_drain(&d->models);
     log_info("ending: %zu requests under way", d->n_calls);
     if (d->n_calls > 0)
         notify_extend(d->config->drain_us + LINGER_MS * 1000);

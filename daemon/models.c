@@ -2,7 +2,8 @@
  * See models.h.
  *
  *   CONFIGURED ──load──▶ LOADING ──▶ READY ──unload──▶ UNLOADING ──nobody uses it──▶ CONFIGURED
- *        ▲                  └──▶ FAILED ◀── its file is lost ──┘        (or gone, if temporary)
+ *        ▲                  ├─ no room ──▶ CONFIGURED
+ *        │                  └──▶ FAILED ◀── its file is lost ──┘        (or gone, if temporary)
  *        └──────── load ────────────┘
  *
  * Opening reads the whole file and closing gives back its pages: both take long, so libuv's threads
@@ -16,6 +17,7 @@
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
+#include "daemon/room.h"
 #include "daemon/service.h"
 #include "proto/msg.h"
 
@@ -32,6 +34,9 @@
 /* How often the manager is told of progress, and how much longer that gives us. */
 #define TELL_US   1000000
 #define EXTEND_US 30000000
+/* After a failure to load: 10 s, 20 s, … 640 s. */
+#define COOL_MIN_US    10000000ull
+#define COOL_DOUBLINGS 6u
 
 static const char *const state_names[] = {
 #define X(name) #name,
@@ -92,6 +97,8 @@ int models_add(Models *m, const char *name, const char *path, Model **ret, Error
         model->name = alloc_string(name);
         model->path = alloc_string(path);
         model->shown_path = alloc_string(path);
+        model->keep_us =
+            m->daemon->config->keep_us == CONFIG_FOREVER ? 0 : m->daemon->config->keep_us;
         m->n++;
     }
     if (!model || !model->name || !model->path || !model->shown_path) {
@@ -115,21 +122,6 @@ static bool on_read(void *userdata, uint64_t done_bytes, uint64_t total_bytes) {
     return !atomic_load(&m->is_given_up);
 }
 
-/* Of the machine, or of our control group where that is less. */
-static uint64_t available_bytes(void) {
-    FILE *file = fopen("/proc/meminfo", "re");
-    uint64_t kib = 0, limit = uv_get_constrained_memory(), bytes;
-    char line[256];
-
-    while (file && fgets(line, sizeof(line), file))
-        if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
-            break;
-    if (file)
-        (void)fclose(file);
-    bytes = kib * 1024;
-    return limit > 0 && limit < bytes ? limit : bytes;
-}
-
 static uint64_t kv_bytes_of(const Model *m) {
     const Config *c = m->daemon->config;
 
@@ -137,7 +129,7 @@ static uint64_t kv_bytes_of(const Model *m) {
         return m->kv_bytes;
     if (c->kv_bytes > 0)
         return c->kv_bytes;
-    return MAX(available_bytes() / KV_SHARE, KV_BYTES_MIN);
+    return MAX(room_available_bytes() / KV_SHARE, KV_BYTES_MIN);
 }
 
 static void open_in_background(uv_work_t *work) {
@@ -172,9 +164,24 @@ static void close_in_background(uv_work_t *work) {
 static void load_next(Models *m);
 static void close_if_unused(Model *m);
 
+/* Whoever is told may end, and with it others; or load the model, and with that tell them all. */
 static void tell_waiters(Model *m) {
-    list_for_each_safe (node, &m->waiters)
-        service_model_changed(container_of(node, Call, model_node), m);
+    ListNode untold;
+
+    list_init(&untold);
+    while (!list_is_empty(&m->waiters)) {
+        Call *call = list_first(&m->waiters, Call, model_node);
+
+        list_unlink(&call->model_node);
+        list_push_back(&untold, &call->model_node);
+    }
+    while (!list_is_empty(&untold)) {
+        Call *call = list_first(&untold, Call, model_node);
+
+        list_unlink(&call->model_node);
+        list_push_back(&m->waiters, &call->model_node);
+        service_model_changed(call, m);
+    }
 }
 
 /* Where nobody needs to know the model any more. */
@@ -187,6 +194,21 @@ static void settle(Model *m) {
         (void)model_free(m);
     load_next(&d->models);
     daemon_models_changed(d);
+}
+
+/* From now on nobody uses it. */
+static void note_idle(Model *m) {
+    m->idle_us = daemon_now_us(m->daemon);
+    if (m->keep_us > 0 && m->state == MODEL_READY)
+        daemon_wake_at(m->daemon, m->idle_us + m->keep_us);
+}
+
+/* Requests alone don't load it again for a while, each time longer. */
+static void cool_down(Model *m) {
+    uint64_t us = COOL_MIN_US << MIN(m->n_failures, COOL_DOUBLINGS);
+
+    m->n_failures++;
+    m->retry_us = daemon_now_us(m->daemon) + us;
 }
 
 static void on_opened(uv_work_t *work, int status) {
@@ -205,7 +227,9 @@ static void on_opened(uv_work_t *work, int status) {
                  " KV pages",
                  m->name, info->architecture, info->n_parameters, info->isa, info->n_context_max,
                  m->n_kv_total);
+        m->n_failures = 0;
         set_state(m, MODEL_READY);
+        note_idle(m);
     } else {
         m->error = m->work_error;
         msg_make_utf8(m->error.text);
@@ -214,6 +238,7 @@ static void on_opened(uv_work_t *work, int status) {
         else
             log_error("model %s can't be loaded: %s", m->name, m->error.text);
         set_state(m, MODEL_FAILED);
+        cool_down(m);
     }
     settle(m); /* forgets it, where it is temporary and failed */
     if (is_open && is_late) {
@@ -222,22 +247,37 @@ static void on_opened(uv_work_t *work, int status) {
     }
 }
 
-/* Begins with the first that waits, where none is being loaded. */
-static void load_next(Models *m) {
+/* The first that waits to be loaded, where none is being loaded. */
+static Model *find_next(const Models *m) {
     Model *next = NULL;
 
-    if (m->daemon->is_draining)
-        return;
     list_for_each (node, &m->all) {
         Model *model = container_of(node, Model, node);
 
         if (model->state == MODEL_LOADING && model->is_working)
-            return;
+            return NULL;
         if (model->state == MODEL_LOADING && !next)
             next = model;
     }
+    return next;
+}
+
+static void load_next(Models *m) {
+    Model *next = m->daemon->is_draining ? NULL : find_next(m);
+    int r;
+
     if (!next)
         return;
+    r = room_make(m, next, &next->error);
+    if (r == ROOM_E_WAIT)
+        return; /* until it has left */
+    if (r != 0) {
+        log_warning("%s", next->error.text);
+        next->has_no_room = true;
+        set_state(next, MODEL_CONFIGURED);
+        settle(next); /* and on to the next */
+        return;
+    }
     log_info("loading model %s from %s", next->name, next->path);
     notify_status("Loading model %s", next->name);
     next->is_working = true;
@@ -245,10 +285,11 @@ static void load_next(Models *m) {
     (void)uv_queue_work(&m->daemon->loop, &next->work, open_in_background, on_opened);
 }
 
-void model_load(Model *m) {
+void model_load(Model *m, bool may_evict) {
     assert(!m->engine && !m->is_working);
     m->error = (Error)ERROR_INIT;
-    m->is_closing = m->is_lost = false;
+    m->is_closing = m->is_lost = m->is_leaving = m->has_no_room = false;
+    m->may_evict = may_evict;
     atomic_store(&m->done_bytes, 0);
     atomic_store(&m->total_bytes, 0);
     set_state(m, MODEL_LOADING);
@@ -307,8 +348,15 @@ static void close_if_unused(Model *m) {
     (void)uv_queue_work(&m->daemon->loop, &m->work, close_in_background, on_engine_closed);
 }
 
+void model_send_away(Model *m) {
+    assert(m->n_users == 0);
+    model_unload(m);
+    m->is_leaving = m->state == MODEL_UNLOADING;
+}
+
 void model_unload(Model *m) {
     set_state(m, MODEL_UNLOADING);
+    m->is_pinned = m->is_pinned_always;
     m->is_closing = true;
     if (m->engine) {
         close_if_unused(m);
@@ -325,6 +373,7 @@ void model_lose(Model *m) {
     log_error("model %s is out of service: %s", m->name, m->error.text);
     m->is_lost = true;
     set_state(m, MODEL_FAILED);
+    cool_down(m);
     m->is_closing = true;
     close_if_unused(m);
     daemon_models_changed(m->daemon);
@@ -337,6 +386,9 @@ void model_use(Model *m) {
 void model_release(Model *m) {
     assert(m->n_users > 0);
     m->n_users--;
+    if (m->n_users > 0)
+        return;
+    note_idle(m);
     close_if_unused(m);
 }
 
@@ -399,7 +451,7 @@ static int add_demo(Models *m) {
     }
     log_notice("no model is configured: serving the demo model %s", path);
     model->is_demo = model->is_default = true;
-    model_load(model);
+    model_load(model, false);
     return 0;
 }
 
@@ -417,14 +469,27 @@ int models_start(Models *m) {
         }
         model->kv_bytes = c->models[i].kv_bytes;
         model->n_context_max = c->models[i].n_context_max;
+        model->is_pinned = model->is_pinned_always = c->models[i].pin;
+        if (c->models[i].keep_us > 0)
+            model->keep_us = c->models[i].keep_us == CONFIG_FOREVER ? 0 : c->models[i].keep_us;
         if (!chosen || c->models[i].is_default)
             chosen = model;
     }
     chosen->is_default = true;
     for (size_t i = 0; i < c->n_models; i++)
         if (c->models[i].load)
-            model_load(models_find(m, c->models[i].name));
+            model_load(models_find(m, c->models[i].name), false);
     return 0;
+}
+
+void models_drain(Models *m) {
+    list_for_each (node, &m->all)
+        list_for_each_safe (waiter, &container_of(node, Model, node)->waiters) {
+            Call *call = container_of(waiter, Call, model_node);
+
+            if (call->method->is_inference)
+                call_fail(call, STATUS_UNAVAILABLE, "the daemon is shutting down");
+        }
 }
 
 void models_stop(Models *m) {
@@ -479,6 +544,8 @@ void model_fill_summary(const Model *m, Grokd__V1__ModelSummary *ret) {
 #undef X
     };
 
+    uint64_t now = daemon_now_us(m->daemon);
+
     grokd__v1__model_summary__init(ret);
     ret->name = m->name;
     ret->path = m->shown_path;
@@ -486,6 +553,13 @@ void model_fill_summary(const Model *m, Grokd__V1__ModelSummary *ret) {
     ret->error = (char *)(uintptr_t)m->error.text;
     ret->is_default = m->is_default;
     ret->is_demo = m->is_demo;
+    ret->pinned = m->is_pinned;
+    ret->users = (uint32_t)m->n_calls;
+    ret->keep_alive_us = m->keep_us;
+    if (m->state == MODEL_READY && m->n_users == 0)
+        ret->idle_us = now - MIN(now, m->idle_us);
+    if (m->state == MODEL_FAILED)
+        ret->retry_us = m->retry_us - MIN(m->retry_us, now);
     if (m->engine) {
         const struct gk_model_info *info = gk_engine_info(m->engine);
 

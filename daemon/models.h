@@ -39,9 +39,17 @@ typedef struct Model {
     bool is_temporary; /* came by Models.Load with a path: forgotten when it is not loaded */
     bool is_working;   /* the background opens or closes it */
     bool is_closing;   /* to be closed as soon as nobody uses it */
-    uint64_t kv_bytes, n_context_max;
-    GkEngine *engine; /* NULL: none */
+    bool is_leaving;   /* UNLOADING, but whoever asks for it loads it again */
+    bool may_evict;    /* LOADING because somebody asked for it */
+    bool has_no_room;  /* CONFIGURED, as it could not be loaded beside the others: `error` */
+    bool is_pinned, is_pinned_always;
+    uint64_t kv_bytes, n_context_max, keep_us; /* keep_us 0: for ever */
+    uint64_t idle_us;                          /* when its last user went, or it was loaded */
+    unsigned n_failures;                       /* to load, one after the other */
+    uint64_t retry_us;                         /* FAILED: requests may not load it before */
+    GkEngine *engine;                          /* NULL: none */
     uint64_t n_users; /* calls, jobs and background work that need the engine */
+    uint64_t n_calls; /* of these, calls */
     uint64_t n_kv_free, n_kv_total;
     ListNode waiters; /* calls that wait for its state to change */
     uv_work_t work;
@@ -81,10 +89,15 @@ bool models_any_failed(const Models *m);
 Model *models_find(const Models *m, const char *name);
 /* Adds one that is not there yet. */
 int models_add(Models *m, const char *name, const char *path, Model **ret, Error *reterr);
-/* Begins to load; waiters learn of the end. The model must be CONFIGURED or FAILED, unused. */
-void model_load(Model *m);
+/* Begins to load; waiters learn of the end. The model must be CONFIGURED or FAILED, unused. At the
+ * cost of others, where `may_evict`. */
+void model_load(Model *m, bool may_evict);
 /* Takes no more requests; waiters learn when it is gone. */
 void model_unload(Model *m);
+/* The same for one that nobody uses; who asks for it meanwhile loads it again. */
+void model_send_away(Model *m);
+/* Requests that wait for a model are told that it won't come. */
+void models_drain(Models *m);
 /* Its file has failed: out of service from now on. */
 void model_lose(Model *m);
 void model_use(Model *m);

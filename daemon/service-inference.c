@@ -31,6 +31,8 @@ static const Call *find_request(const Daemon *d, const char *id, uid_t uid, bool
 
 /* Returns false where the call is over. */
 static bool take_request_id(Call *call, const char *id) {
+    if (call->request_id[0])
+        return true; /* it runs again */
     if (strlen(id) > CALL_ID_MAX) {
         call_fail(call, STATUS_INVALID_ARGUMENT, "a request_id has at most %d bytes", CALL_ID_MAX);
         return false;
@@ -217,7 +219,8 @@ static void push(Call *call, Job *job) {
     }
     model_use(model); /* until the job comes back */
     call->job = job;
-    call->queued_us = daemon_now_us(d);
+    if (call->queued_us == 0) /* else it waited for its model */
+        call->queued_us = daemon_now_us(d);
     call_set_state(call, CALL_QUEUED);
 }
 
@@ -379,8 +382,8 @@ void inference_generate(Call *call, void *request) {
     bool is_tokens = q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_TOKENS;
     CLEANUP(job_freep) Job *job = NULL;
 
-    if (!service_use_model(call, q->model) || !call_set_timeout(call, q->timeout_ms) ||
-        !take_request_id(call, q->request_id) || !call_set_actor(call, q->actor))
+    if (!call_set_timeout(call, q->timeout_ms) || !take_request_id(call, q->request_id) ||
+        !call_set_actor(call, q->actor) || !service_use_model(call, q->model))
         return;
     if (!is_text && !is_tokens) {
         call_fail(call, STATUS_INVALID_ARGUMENT, "there is no prompt: text or tokens are needed");
@@ -404,8 +407,8 @@ void inference_score(Call *call, void *request) {
     bool is_tokens = q->prompt_case == GROKD__V1__SCORE_REQUEST__PROMPT_TOKENS;
     CLEANUP(job_freep) Job *job = NULL;
 
-    if (!service_use_model(call, q->model) || !call_set_timeout(call, q->timeout_ms) ||
-        !take_request_id(call, q->request_id) || !call_set_actor(call, q->actor) ||
+    if (!call_set_timeout(call, q->timeout_ms) || !take_request_id(call, q->request_id) ||
+        !call_set_actor(call, q->actor) || !service_use_model(call, q->model) ||
         !check_logprobs(call, q->top_logprobs))
         return;
     if (!is_text && !is_tokens) {

@@ -130,7 +130,10 @@ void models_on_load(Call *call, Model *model) {
                   model->error.text);
         return;
     default:
-        call_fail(call, STATUS_UNAVAILABLE, "model %s was unloaded meanwhile", model->name);
+        if (model->has_no_room)
+            call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", model->error.text);
+        else
+            call_fail(call, STATUS_UNAVAILABLE, "model %s was unloaded meanwhile", model->name);
     }
 }
 
@@ -168,7 +171,7 @@ static Model *find_or_add(Call *call, const Grokd__V1__LoadModelRequest *q) {
     bool is_known = model && (q->path[0] == '\0' || strcmp(q->path, model->path) == 0);
 
     /* To watch what is loaded anyway is everybody's right. */
-    if (is_known && (model->state == MODEL_READY || model->state == MODEL_LOADING))
+    if (is_known && !q->pin && (model->state == MODEL_READY || model->state == MODEL_LOADING))
         return model;
     if (!service_is_allowed(call, CONFIG_MODELS))
         return NULL;
@@ -185,7 +188,8 @@ static Model *find_or_add(Call *call, const Grokd__V1__LoadModelRequest *q) {
                   model->shown_path);
         return NULL;
     }
-    if (model->engine || model->is_working) {
+    if (model->state != MODEL_READY && model->state != MODEL_LOADING &&
+        (model->engine || model->is_working)) {
         call_fail(call, STATUS_UNAVAILABLE, "model %s is still being unloaded", model->name);
         return NULL;
     }
@@ -193,17 +197,19 @@ static Model *find_or_add(Call *call, const Grokd__V1__LoadModelRequest *q) {
 }
 
 void models_load_rpc(Call *call, void *request) {
-    Model *model = find_or_add(call, request);
+    const Grokd__V1__LoadModelRequest *q = request;
+    Model *model = find_or_add(call, q);
 
     if (!model)
         return;
+    model->is_pinned |= q->pin;
     if (model->state == MODEL_READY) {
         send_load_event(call, model, true);
         return;
     }
     list_push_back(&model->waiters, &call->model_node);
     if (model->state != MODEL_LOADING)
-        model_load(model);
+        model_load(model, true);
 }
 
 void models_unload_rpc(Call *call, void *request) {

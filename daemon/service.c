@@ -4,6 +4,7 @@
 #include "daemon/conn.h"
 #include "daemon/daemon.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #define INFERENCE "grokd.v1.Inference"
@@ -100,6 +101,8 @@ void service_run(Call *call, const uint8_t *payload, size_t n) {
 
     if (!is_open(call))
         return;
+    call->view = payload;
+    call->n_view = n;
     msg_arena_init(&arena, MSG_BUDGET(n));
     r = msg_unpack(call->method->request, payload, n, &arena, &request, &error);
     if (r == 0)
@@ -110,8 +113,40 @@ void service_run(Call *call, const uint8_t *payload, size_t n) {
     msg_arena_deinit(&arena);
 }
 
+static void refuse_failed(Call *call, const Model *model) {
+    uint64_t now = daemon_now_us(call->daemon);
+    uint64_t wait_us = model->retry_us - MIN(model->retry_us, now);
+
+    call_fail(call, model->is_lost ? STATUS_DATA_LOSS : STATUS_FAILED_PRECONDITION,
+              "model %s is out of service: %s; it may be tried again in %" PRIu64 " s", model->name,
+              model->error.text, (wait_us + 999999) / 1000000);
+}
+
+/* For a request that waits for its model. */
+static void on_awaited_model(Call *call, Model *model) {
+    switch (model->state) {
+    case MODEL_READY:
+        call_run_again(call);
+        return;
+    case MODEL_FAILED:
+        refuse_failed(call, model);
+        return;
+    case MODEL_CONFIGURED:
+        if (model->has_no_room)
+            call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", model->error.text);
+        else
+            model_load(model, true); /* it has left, and is wanted again */
+        return;
+    default:
+        return;
+    }
+}
+
 void service_model_changed(Call *call, Model *model) {
-    call->method->on_model(call, model);
+    if (call->request)
+        on_awaited_model(call, model);
+    else
+        call->method->on_model(call, model);
 }
 
 static void end_computing(Call *call, const Job *job) {
@@ -166,6 +201,14 @@ Model *service_find_model(Call *call, const char *name) {
     return model;
 }
 
+/* It may be known at once that it won't come. */
+static void await_model(Call *call, Model *model) {
+    if (model->state == MODEL_CONFIGURED && model->has_no_room)
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", model->error.text);
+    else
+        call_await_model(call, model);
+}
+
 Model *service_use_model(Call *call, const char *name) {
     Model *model;
 
@@ -180,22 +223,27 @@ Model *service_use_model(Call *call, const char *name) {
         model_lose(model);
     switch (model->state) {
     case MODEL_READY:
-        model_use(model);
-        call->model = model;
+        call_use_model(call, model);
         return model;
-    case MODEL_LOADING:
-        call_fail(call, STATUS_UNAVAILABLE, "model %s is being loaded: %u %%", model->name,
-                  model_percent(model));
-        return NULL;
     case MODEL_FAILED:
-        call_fail(call, model->is_lost ? STATUS_DATA_LOSS : STATUS_FAILED_PRECONDITION,
-                  "model %s is out of service: %s", model->name, model->error.text);
-        return NULL;
+        if (model->engine || model->is_working || daemon_now_us(call->daemon) < model->retry_us) {
+            refuse_failed(call, model);
+            return NULL;
+        }
+        model_load(model, true);
+        break;
     case MODEL_UNLOADING:
-        call_fail(call, STATUS_UNAVAILABLE, "model %s is being unloaded", model->name);
-        return NULL;
-    default:
-        call_fail(call, STATUS_FAILED_PRECONDITION, "model %s is not loaded", model->name);
-        return NULL;
+        if (!model->is_leaving) {
+            call_fail(call, STATUS_UNAVAILABLE, "model %s is being unloaded", model->name);
+            return NULL;
+        }
+        break;
+    case MODEL_CONFIGURED:
+        model_load(model, true);
+        break;
+    case MODEL_LOADING:
+        break;
     }
+    await_model(call, model);
+    return NULL;
 }

@@ -26,8 +26,8 @@ void service_model_changed(Call *call, Model *model);
 /* A letter of the worker's for a call that is still there. */
 void service_letter(Call *call, const Letter *letter);
 
-/* For methods: finds the model that requests name, ready, and has the call use it; NULL: the call
- * is over. */
+/* For methods: finds the model that requests name, ready, and has the call use it. NULL: the call
+ * is over, or waits until the model is loaded, and the method will run again. */
 Model *service_use_model(Call *call, const char *name);
 /* The model by its name; NULL: the call is over. */
 Model *service_find_model(Call *call, const char *name);

@@ -188,6 +188,13 @@ bool test_daemon_notified(TestDaemon *d, const char *line, int ms) {
     return false;
 }
 
+void test_daemon_forget_notifications(const TestDaemon *d) {
+    char message[4096];
+
+    while (recv(d->notify_fd, message, sizeof(message), MSG_DONTWAIT) >= 0)
+        ;
+}
+
 void test_daemon_await(TestDaemon *d, const char *line) {
     if (!test_daemon_notified(d, line, slow_ms(START_MS))) {
         print_log(d);

@@ -37,6 +37,8 @@ TestDaemon *test_daemon_start(TestDaemon *d);
 void test_daemon_await(TestDaemon *d, const char *line);
 /* True where one comes within `ms`. */
 bool test_daemon_notified(TestDaemon *d, const char *line, int ms);
+/* grokd waits where too many are unread. */
+void test_daemon_forget_notifications(const TestDaemon *d);
 /* Waits for its end and gives its exit status; 128 + n for a signal. */
 int test_daemon_wait(TestDaemon *d);
 /* Asserts that nothing is left running, ends it with SIGTERM and asserts that it exits with 0. */
