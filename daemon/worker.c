@@ -5,7 +5,7 @@
  * each engine's scheduler says (sched.c), and run one step of each engine that has sequences. So a
  * cancellation waits for one step at most.
  *
- * A sequence that must make room is let go of: its request waits again, and goes on to the same
+ * A sequence that must make room is suspended: its request waits again, and goes on to the same
  * tokens when its turn comes.
  *
  * The worker never waits for a client: it posts letters, and what a slow client has not read piles
@@ -193,13 +193,14 @@ static void start(Worker *w, Job *job) {
 }
 
 static int take_sequence(Job *job) {
+    if (job->seq)
+        return gk_seq_resume(job->seq, &job->error);
     return gk_seq_new(&job->seq, job->engine, job->tokens, job->n_tokens, &job->params,
                       &job->error);
 }
 
-/* Before its first token a request has told nobody anything: it simply begins again. */
 static void suspend(Job *job, Job *for_whom) {
-    job->seq = gk_seq_free(job->seq);
+    gk_seq_suspend(job->seq);
     sched_suspend(&job->lane->sched, &job->entry, &for_whom->entry);
 }
 
@@ -212,7 +213,7 @@ static void try_start(Worker *w, Job *job) {
     for (;;) {
         r = sched_is_full(sched) ? GK_E_BUSY : take_sequence(job);
         victim = r == GK_E_BUSY ? sched_victim(sched, &job->entry) : NULL;
-        if (!victim || victim->has_token)
+        if (!victim)
             break;
         suspend(job_of(victim), job);
     }

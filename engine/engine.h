@@ -175,6 +175,13 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
 /* Gives its pages back; any time between steps. */
 GkSeq *gk_seq_free(GkSeq *seq);
 DEFINE_CLEANUP(GkSeq *, gk_seq_free)
+/* Gives its pages and its place up for others; it keeps its tokens, sampler and text. Between
+ * steps.
+ */
+void gk_seq_suspend(GkSeq *seq);
+/* Takes pages and a place again. All its positions are then pending, and what comes after them is
+ * what would have come. Returns GK_E_BUSY (it stays suspended), GK_E_DATA_LOSS. */
+int gk_seq_resume(GkSeq *seq, Error *reterr);
 /* Rows that must run before the next token is sampled: > 1 while the prompt is processed, 1 when
  * decoding, 0 when the sequence has ended. */
 size_t gk_seq_n_pending(const GkSeq *seq);

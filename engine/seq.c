@@ -34,9 +34,23 @@ static int check_tokens(const GkEngine *e, const int32_t *tokens, size_t n,
     return 0;
 }
 
+static int take_pages(GkSeq *seq, size_t n, Error *reterr) {
+    KvPool *kv = &seq->engine->kv;
+
+    if (!kv_pool_take(kv, n, seq->pages))
+        return error_set(reterr, GK_E_BUSY, "%zu KV pages are needed and %u are free", n,
+                         kv->n_free);
+    seq->n_pages = n;
+    return 0;
+}
+
+static size_t n_pages_of(const GkSeq *seq) {
+    return (seq->n_tokens_max + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS;
+}
+
 static int reserve_pages(GkSeq *seq, Error *reterr) {
     KvPool *kv = &seq->engine->kv;
-    size_t n = (seq->n_tokens_max + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS;
+    size_t n = n_pages_of(seq);
 
     if (n > kv->n_pages)
         return error_set(reterr, GK_E_TOO_LONG,
@@ -45,11 +59,7 @@ static int reserve_pages(GkSeq *seq, Error *reterr) {
     seq->pages = alloc_array(n, sizeof(*seq->pages));
     if (!seq->pages)
         return error_set(reterr, -ENOMEM, "out of memory");
-    if (!kv_pool_take(kv, n, seq->pages))
-        return error_set(reterr, GK_E_BUSY, "%zu KV pages are needed and %u are free", n,
-                         kv->n_free);
-    seq->n_pages = n;
-    return 0;
+    return take_pages(seq, n, reterr);
 }
 
 static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params *p, Error *reterr) {
@@ -79,21 +89,23 @@ static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params 
     return 0;
 }
 
+static int check_place(const GkEngine *e, Error *reterr) {
+    if (gk_engine_is_lost(e))
+        return error_set(reterr, GK_E_DATA_LOSS, "the model's file could not be read any more");
+    if (e->n_sequences == e->info.n_sequences_max)
+        return error_set(reterr, GK_E_BUSY, "all %u sequences are in use", e->info.n_sequences_max);
+    return 0;
+}
+
 int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
                const struct gk_params *params, Error *reterr) {
     CLEANUP(gk_seq_freep) GkSeq *seq = NULL;
     int r;
 
-    if (gk_engine_is_lost(e))
-        return error_set(reterr, GK_E_DATA_LOSS, "the model's file could not be read any more");
-    r = sampler_check(params, e->shape.n_vocab, reterr);
-    if (r != 0)
+    if ((r = sampler_check(params, e->shape.n_vocab, reterr)) != 0 ||
+        (r = check_tokens(e, tokens, n_tokens, params, reterr)) != 0 ||
+        (r = check_place(e, reterr)) != 0)
         return r;
-    r = check_tokens(e, tokens, n_tokens, params, reterr);
-    if (r != 0)
-        return r;
-    if (e->n_sequences == e->info.n_sequences_max)
-        return error_set(reterr, GK_E_BUSY, "all %u sequences are in use", e->info.n_sequences_max);
     seq = alloc_new(GkSeq);
     if (!seq)
         return error_set(reterr, -ENOMEM, "out of memory");
@@ -112,13 +124,38 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
     return 0;
 }
 
+/* Its place and its pages. */
+static void give_up(GkSeq *seq) {
+    seq->engine->n_sequences -= !seq->is_suspended;
+    if (seq->n_pages > 0)
+        kv_pool_give(&seq->engine->kv, seq->n_pages, seq->pages);
+    seq->n_pages = 0;
+}
+
+void gk_seq_suspend(GkSeq *seq) {
+    assert(!seq->is_suspended);
+    give_up(seq);
+    seq->is_suspended = true;
+    seq->n_done = 0;
+}
+
+int gk_seq_resume(GkSeq *seq, Error *reterr) {
+    int r;
+
+    assert(seq->is_suspended);
+    if ((r = check_place(seq->engine, reterr)) != 0 ||
+        (r = take_pages(seq, n_pages_of(seq), reterr)) != 0)
+        return r;
+    seq->is_suspended = false;
+    seq->engine->n_sequences++;
+    return 0;
+}
+
 GkSeq *gk_seq_free(GkSeq *seq) {
     if (!seq)
         return NULL;
-    seq->engine->n_sequences--;
+    give_up(seq);
     list_unlink(&seq->node);
-    if (seq->n_pages > 0)
-        kv_pool_give(&seq->engine->kv, seq->n_pages, seq->pages);
     (void)sampler_free(seq->sampler);
     (void)text_stream_free(seq->text);
     free(seq->pages);

@@ -23,7 +23,8 @@ struct GkSeq {
     int32_t *tokens;         // (n_tokens_max) prompt, then what was sampled
     size_t n_tokens, n_tokens_max, n_prompt, n_done;
     uint32_t *pages; // (n_pages) pages[i] holds positions 64·i …
-    size_t n_pages;
+    size_t n_pages;  /* 0 while suspended */
+    bool is_suspended;
     Sampler *sampler; /* NULL in GK_SCORE */
     TextStream *text; /* NULL in GK_SCORE */
     enum gk_finish finish;

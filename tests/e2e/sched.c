@@ -139,7 +139,7 @@ static void test_one_stream_beside_64(void) {
     TestDaemon d;
     TestUser alice;
 
-    start(&d, "[engine]\nmax_sequences = 80\n");
+    start(&d, ""); /* all 64 sequences are taken: room is made for the newcomer */
     alice = test_user_start(&d, ALICE, 0, flood);
     await_count(&shared->n_alice, 2000);
     test_as(&d, BOB, 0, one_stream);
@@ -182,6 +182,49 @@ static void test_batch_yields(void) {
     test_as(&d, ALICE, 0, normal);
     test_user_end(&bob); /* and has all of its tokens in the end */
     assert(atomic_load(&shared->n_bob) == 6000);
+    test_daemon_stop(&d);
+}
+
+/* One whose text is random, but always the same. */
+static struct grokd_generate_request seeded(uint32_t n, int priority,
+                                            struct grokd_sampling *sampling) {
+    struct grokd_generate_request request = request_for(n, priority);
+
+    *sampling = *request.sampling;
+    sampling->has_temperature = sampling->has_seed = true;
+    sampling->temperature = 1.2f;
+    sampling->seed = 5;
+    request.sampling = sampling;
+    return request;
+}
+
+/* There is room for one: batch makes it, several times, and has the same text in the end. */
+static void test_suspended_batch_has_the_same_text(void) {
+    TestDaemon d;
+    CLIENT *client = NULL;
+    struct grokd_sampling sampling;
+    struct grokd_generate_request request = seeded(1500, GROKD_PRIORITY_BATCH, &sampling), other;
+    CLEANUP(freep) char *alone = NULL;
+    CLEANUP(freep) char *suspended = NULL;
+    CALL *call = NULL;
+
+    start(&d, "[engine]\nmax_sequences = 1\n");
+    client = test_connect(&d);
+    call = test_begin(client, &request);
+    assert(test_finish(call, &alone, NULL) == GROKD_OK);
+    call = grokd_call_free(call);
+    call = test_begin(client, &request);
+    other = request_for(50, GROKD_PRIORITY_NORMAL);
+    for (int i = 0; i < 5; i++) {
+        CALL *ahead = test_begin(client, &other);
+
+        assert(test_finish(ahead, NULL, NULL) == GROKD_OK); /* it does not wait for the batch */
+        (void)usleep(10000);
+    }
+    assert(test_finish(call, &suspended, NULL) == GROKD_OK);
+    assert(strlen(alone) > 1000 && strcmp(alone, suspended) == 0);
+    call = grokd_call_free(call);
+    client = grokd_client_free(client);
     test_daemon_stop(&d);
 }
 
@@ -328,6 +371,7 @@ static void test_deadlines_in_queue_and_prefill(void) {
     struct grokd_generate_request running, waiting, hopeless;
     struct grokd_error error = {0};
     CALL *first = NULL, *second = NULL, *third = NULL;
+    const struct grokd_event *event;
     uint32_t n_done;
 
     start(&d, "[engine]\nmax_sequences = 1\n");
@@ -345,6 +389,9 @@ static void test_deadlines_in_queue_and_prefill(void) {
     assert(n_done < 1000);
     running = request_for(3900, GROKD_PRIORITY_UNSPECIFIED);
     first = test_begin(client, &running);
+    do
+        assert(grokd_call_next(first, -1, &event, NULL) == GROKD_NEXT_EVENT);
+    while (!event->chunk);
     waiting = request_for(4, GROKD_PRIORITY_UNSPECIFIED);
     waiting.timeout_ms = 100;
     second = test_begin(client, &waiting);
@@ -456,6 +503,7 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         {"one_stream_beside_64", test_one_stream_beside_64, 60},
         {"batch_yields", test_batch_yields, 60},
+        {"suspended_batch_has_the_same_text", test_suspended_batch_has_the_same_text, 60},
         TEST(unknown_priority_is_refused),
         {"places_in_the_queue_are_told", test_places_in_the_queue_are_told, 60},
         {"full_queues_refuse_with_a_hint", test_full_queues_refuse_with_a_hint, 60},
