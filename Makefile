@@ -7,11 +7,13 @@ VERSION := 0.1.0
 
 # ---- what there is, folder by folder ----
 
-base_SRC   := base/alloc.c base/buf.c base/error.c base/utf8.c
+base_SRC   := base/alloc.c base/arena.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
               engine/moe.c engine/pool.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
-              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/merge.c engine/text/spm.c \
-              engine/text/spm-gguf.c engine/text/spm-proto.c engine/text/stream.c engine/text/vocab.c
+              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/chat.c engine/text/jinja-calls.c \
+              engine/text/jinja-lex.c engine/text/jinja-parse.c engine/text/jinja-run.c engine/text/jinja-value.c \
+              engine/text/merge.c engine/text/spm.c engine/text/spm-gguf.c engine/text/spm-proto.c \
+              engine/text/stream.c engine/text/vocab.c
 kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/kern/generic.c engine/kern/kern.c \
               engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
@@ -27,7 +29,7 @@ daemon_SRC := daemon/access.c daemon/call.c daemon/config.c daemon/conn.c daemon
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
-                     unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-pool \
+                     unit/engine-chat unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-pool \
                      unit/engine-text unit/engine-stream unit/engine-sample unit/engine-suspend
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
@@ -36,7 +38,7 @@ e2e_TESTS         := e2e/accounts e2e/lifecycle e2e/models e2e/rpc e2e/sched e2e
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
-fuzz_TESTS        := fuzz/gguf fuzz/spm fuzz/ttrpc
+fuzz_TESTS        := fuzz/chat fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
 script_TESTS      := unit/client-library.sh cli/grokctl.sh interop/go.sh interop/python.sh
 once_TESTS        := build.sh demo.sh readme.sh systemd/units.sh systemd/seccomp.sh

@@ -25,6 +25,21 @@ size_t utf8_decode(const void *bytes, size_t n, uint32_t *ret_code) {
     return length;
 }
 
+size_t utf8_encode(uint32_t code, char *to) {
+    size_t length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+
+    if (code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
+        return 0;
+    if (length == 1) {
+        to[0] = (char)code;
+        return 1;
+    }
+    for (size_t i = length; i-- > 1; code >>= 6)
+        to[i] = (char)(0x80 | (code & 0x3f));
+    to[0] = (char)(0xf00u >> length | code);
+    return length;
+}
+
 bool utf8_is_valid(const void *bytes, size_t n) {
     const uint8_t *p = bytes;
     uint32_t code;

@@ -8,6 +8,8 @@
 /* Length of the well-formed sequence at the start of n >= 1 bytes, and its code point; 0: there is
  * none (overlong forms, surrogates and what is above U+10FFFF are not well-formed). */
 size_t utf8_decode(const void *bytes, size_t n, uint32_t *ret_code);
+/* Writes the character's 1 to 4 bytes; 0: there is no such character. */
+size_t utf8_encode(uint32_t code, char *to);
 bool utf8_is_valid(const void *bytes, size_t n);
 
 /* Bytes as text that is safe in one line of a log or on a terminal: what is not valid UTF-8, and

@@ -8,6 +8,7 @@
 #include "engine/internal.h"
 #include "engine/seq.h"
 #include "engine/step.h"
+#include "engine/text/chat.h"
 
 #include <errno.h>
 #include <string.h>
@@ -126,6 +127,12 @@ bool gk_engine_is_lost(const GkEngine *e) {
 int gk_tokenize(const GkEngine *e, const char *text, size_t n_text, unsigned flags, size_t n_max,
                 int32_t **ret_tokens, size_t *ret_n, Error *reterr) {
     return tokenizer_encode(e->tokenizer, text, n_text, flags, n_max, ret_tokens, ret_n, reterr);
+}
+
+int gk_tokenize_chat(const GkEngine *e, const char *template, const struct gk_message *messages,
+                     size_t n_messages, unsigned flags, size_t n_max, struct gk_chat_prompt *ret,
+                     Error *reterr) {
+    return chat_encode(e->tokenizer, template, messages, n_messages, flags, n_max, ret, reterr);
 }
 
 int gk_detokenize(const GkEngine *e, const int32_t *tokens, size_t n, bool control, char **ret_text,

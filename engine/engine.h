@@ -107,6 +107,41 @@ int gk_tokenize(const GkEngine *e, const char *text, size_t n_text, unsigned fla
  * out. Returns GK_E_INVALID for an id outside the vocabulary. */
 int gk_detokenize(const GkEngine *e, const int32_t *tokens, size_t n, bool control, char **ret_text,
                   size_t *ret_n, Error *reterr);
+/* ---- conversations (immutable, too) ---- */
+
+struct gk_message {
+    const char *role; /* "system", "user", "assistant", or what the template has in quotes */
+    const char *content;
+};
+
+#define GK_MESSAGES_MAX 16384 /* in one conversation */
+
+struct gk_chat_prompt {
+    int32_t *tokens; /* malloc()ed, and so is the text */
+    size_t n_tokens;
+    char *text; /* as the template renders it */
+    size_t n_text;
+    /* What ends an answer by the template, beside the model's EOS. */
+    int32_t end_token;    /* -1: none */
+    const char *end_text; /* in the same memory as the text; "" for none; at most
+                             GK_STOP_STRING_BYTES_MAX bytes */
+};
+
+/* A conversation as the prompt for its next answer. The template is one of
+ * gk_chat_template_name(), or a text in Jinja. Control pieces match in what comes from the
+ * template, never in a message's content; an answer's first token begins where it began when it was
+ * generated, so that a conversation's next prompt begins with the one before. GK_TOKENIZE_BOS as in
+ * gk_tokenize(), and never twice where the template has the BOS token. Returns GK_E_INVALID. */
+int gk_tokenize_chat(const GkEngine *e, const char *template, const struct gk_message *messages,
+                     size_t n_messages, unsigned flags, size_t n_max, struct gk_chat_prompt *ret,
+                     Error *reterr);
+/* Returns GK_E_INVALID where the text is neither a template's name nor a template. */
+int gk_chat_template_check(const char *template, Error *reterr);
+/* The Jinja text of a named template; NULL: there is none of that name. */
+const char *gk_chat_template_text(const char *name);
+/* The i-th name; NULL: there are fewer. */
+const char *gk_chat_template_name(size_t i);
+
 /* The piece's own bytes as text (a view, not terminated). Token must be in the vocabulary. */
 const char *gk_token_text(const GkEngine *e, int32_t token, size_t *ret_n);
 /* One bit set for each kernel tier this CPU runs, in the order of gk_isa_names(). */

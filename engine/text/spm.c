@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "engine/engine.h"
+#include "engine/text/jinja.h"
 #include "engine/text/merge.h"
 
 #include <string.h>
@@ -150,7 +151,8 @@ static void append_without_extra(const Tokenizer *t, struct text *to, const uint
         to->n -= 3;
 }
 
-static int normalise(const Tokenizer *t, const uint8_t *bytes, size_t n, struct text *ret) {
+static int normalise(const Tokenizer *t, const uint8_t *bytes, size_t n, bool with_prefix,
+                     struct text *ret) {
     struct text text = {.n = 0};
     size_t n_spaces = 0;
 
@@ -162,7 +164,7 @@ static int normalise(const Tokenizer *t, const uint8_t *bytes, size_t n, struct 
     text.bytes = alloc_array(n + 2 * n_spaces + 3, 1);
     if (!text.bytes)
         return error_origin(-ENOMEM);
-    if (n > 0 && t->add_dummy_prefix)
+    if (n > 0 && with_prefix)
         append(&text, (const uint8_t *)" ", 1);
     if (t->remove_extra_whitespaces)
         append_without_extra(t, &text, bytes, n);
@@ -221,14 +223,15 @@ static int emit(void *userdata, const uint8_t *bytes, size_t n, int32_t token) {
     return r;
 }
 
-/* Text without control pieces. */
-static int encode_stretch(struct encoder *e, Merger *m, const uint8_t *bytes, size_t n) {
+/* Text without control pieces. `with_prefix`: the dummy prefix, where the model has it. */
+static int encode_stretch(struct encoder *e, Merger *m, const uint8_t *bytes, size_t n,
+                          bool with_prefix) {
     struct text text;
     int r;
 
     if (n == 0)
         return 0;
-    r = normalise(e->t, bytes, n, &text);
+    r = normalise(e->t, bytes, n, with_prefix && e->t->add_dummy_prefix, &text);
     if (r)
         return r;
     /* Before any work: a token covers at most the longest piece. */
@@ -253,19 +256,18 @@ static int encode_with_control(struct encoder *e, Merger *m, const uint8_t *byte
             at++;
             continue;
         }
-        r = encode_stretch(e, m, bytes + begin, at - begin);
+        r = encode_stretch(e, m, bytes + begin, at - begin, true);
         if (!r)
             r = push(e, token);
         at += v->pieces[token].n;
         begin = at;
     }
-    return r ? r : encode_stretch(e, m, bytes + begin, n - begin);
+    return r ? r : encode_stretch(e, m, bytes + begin, n - begin, true);
 }
 
-static int encode(struct encoder *e, const uint8_t *bytes, size_t n, unsigned flags) {
+/* Before any text; checks its length, too. */
+static int begin_encoding(struct encoder *e, size_t n, unsigned flags) {
     const Tokenizer *t = e->t;
-    Merger m = MERGER_INIT(&t->vocab, emit, e);
-    int r = 0;
 
     if (n > INPUT_BYTES_MAX)
         return error_set(e->reterr, GK_E_INVALID, "a text of %zu bytes (at most %u)", n,
@@ -273,32 +275,160 @@ static int encode(struct encoder *e, const uint8_t *bytes, size_t n, unsigned fl
     if ((flags & GK_TOKENIZE_BOS) && t->bos < 0)
         return error_set(e->reterr, GK_E_INVALID, "the model has no BOS token to begin with");
     if ((flags & GK_TOKENIZE_BOS) || (t->add_bos && !(flags & GK_TOKENIZE_NO_BOS)))
-        r = push(e, t->bos);
-    if (!r && (flags & GK_TOKENIZE_CONTROL))
-        r = encode_with_control(e, &m, bytes, n);
-    else if (!r)
-        r = encode_stretch(e, &m, bytes, n);
-    merger_deinit(&m);
-    return r;
+        return push(e, t->bos);
+    return 0;
+}
+
+/* Hands the tokens over where r is 0. */
+static int end_encoding(struct encoder *e, int r, int32_t **ret_tokens, size_t *ret_n) {
+    if (!r && !e->tokens) {
+        e->tokens = alloc_array(1, sizeof(*e->tokens));
+        if (!e->tokens)
+            r = error_origin(-ENOMEM);
+    }
+    if (r) {
+        free(e->tokens);
+        return r;
+    }
+    *ret_tokens = e->tokens;
+    *ret_n = e->n;
+    return 0;
 }
 
 int tokenizer_encode(const Tokenizer *t, const char *text, size_t n_text, unsigned flags,
                      size_t n_max, int32_t **ret_tokens, size_t *ret_n, Error *reterr) {
     struct encoder e = {.t = t, .n_max = MIN(n_max, SIZE_MAX / sizeof(int32_t)), .reterr = reterr};
-    int r = encode(&e, (const uint8_t *)text, n_text, flags);
+    Merger m = MERGER_INIT(&t->vocab, emit, &e);
+    const uint8_t *bytes = (const uint8_t *)text;
+    int r = begin_encoding(&e, n_text, flags);
 
-    if (!r && !e.tokens) {
-        e.tokens = alloc_array(1, sizeof(*e.tokens));
-        if (!e.tokens)
-            r = error_origin(-ENOMEM);
+    if (!r)
+        r = flags & GK_TOKENIZE_CONTROL ? encode_with_control(&e, &m, bytes, n_text)
+                                        : encode_stretch(&e, &m, bytes, n_text, true);
+    merger_deinit(&m);
+    return end_encoding(&e, r, ret_tokens, ret_n);
+}
+
+/* ---- conversations ---- */
+
+/* A rendered conversation on its way to tokens. */
+struct chat {
+    struct encoder e;
+    Merger m;
+    const uint8_t *bytes, *marks;
+    size_t n;
+    const Template *template;
+    size_t begin;     /* of the stretch that is not encoded yet */
+    bool with_prefix; /* that stretch has the dummy prefix */
+};
+
+static int chat_cut(struct chat *c, size_t at, bool with_prefix) {
+    int r = encode_stretch(&c->e, &c->m, c->bytes + c->begin, at - c->begin, c->with_prefix);
+
+    c->begin = at;
+    c->with_prefix = with_prefix;
+    return r;
+}
+
+static bool is_all_of_template(const struct chat *c, size_t at, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (c->marks[at + i] != MARK_TEMPLATE)
+            return false;
+    return true;
+}
+
+static bool looks_like_marker(const uint8_t *bytes, size_t n) {
+    return n >= 3 &&
+           ((bytes[0] == '<' && bytes[n - 1] == '>') || (bytes[0] == '[' && bytes[n - 1] == ']'));
+}
+
+/* An answer begins here, or after the template's spaces here. */
+static bool is_seam(const struct chat *c, size_t at) {
+    size_t i = at;
+
+    if (at == c->begin || c->marks[at - 1] == MARK_ANSWER ||
+        (c->marks[at - 1] == MARK_TEMPLATE && c->bytes[at - 1] == ' '))
+        return false;
+    while (i < c->n && c->marks[i] == MARK_TEMPLATE && c->bytes[i] == ' ')
+        i++;
+    return i < c->n && c->marks[i] == MARK_ANSWER;
+}
+
+static bool is_blank(uint8_t byte) {
+    return byte == ' ' || byte == '\t' || byte == '\n' || byte == '\r';
+}
+
+/* Extra spaces go at the start of a stretch, where the model removes them: the prefix is the one
+ * that stays. */
+static bool has_prefix_at_seam(const struct chat *c, size_t at) {
+    if (c->bytes[at] == ' ')
+        return c->e.t->remove_extra_whitespaces;
+    return !is_blank(c->bytes[at]) && !is_blank(c->bytes[at - 1]);
+}
+
+/* Goes on by the bytes that were looked at. */
+static int chat_step(struct chat *c, size_t at, size_t *ret_length) {
+    const Vocab *v = &c->e.t->vocab;
+    int32_t token = vocab_match(v, &v->control, c->bytes + at, c->n - at);
+    int r = 0;
+
+    *ret_length = 1;
+    if (token >= 0 && is_all_of_template(c, at, v->pieces[token].n)) {
+        *ret_length = v->pieces[token].n;
+        r = chat_cut(c, at, true);
+        c->begin = at + *ret_length;
+        /* Not twice where the template begins with what was put there already. */
+        if (r || (token == c->e.t->bos && at == 0 && c->e.n == 1))
+            return r;
+        return push(&c->e, token);
     }
-    if (r) {
-        free(e.tokens);
-        return r;
-    }
-    *ret_tokens = e.tokens;
-    *ret_n = e.n;
-    return 0;
+    if (is_seam(c, at))
+        r = chat_cut(c, at, has_prefix_at_seam(c, at));
+    token = vocab_match(v, &v->user_defined, c->bytes + at, c->n - at);
+    if (!r && token >= 0 && !is_all_of_template(c, at, v->pieces[token].n) &&
+        looks_like_marker(c->bytes + at, v->pieces[token].n) &&
+        template_has(c->template, c->bytes + at, v->pieces[token].n))
+        r = chat_cut(c, at + 1, false);
+    return r;
+}
+
+int tokenizer_encode_chat(const Tokenizer *t, const struct jinja_output *text,
+                          const Template *template, unsigned flags, size_t n_max,
+                          int32_t **ret_tokens, size_t *ret_n, Error *reterr) {
+    struct chat c = {
+        .e = {.t = t, .n_max = MIN(n_max, SIZE_MAX / sizeof(int32_t)), .reterr = reterr},
+        .bytes = (const uint8_t *)text->bytes,
+        .marks = text->marks,
+        .n = text->n,
+        .template = template,
+        .with_prefix = true,
+    };
+    int r = begin_encoding(&c.e, text->n, flags);
+
+    c.m = MERGER_INIT(&t->vocab, emit, &c.e);
+    for (size_t at = 0, length; !r && at < c.n; at += length)
+        r = chat_step(&c, at, &length);
+    if (!r)
+        r = chat_cut(&c, c.n, false);
+    merger_deinit(&c.m);
+    return end_encoding(&c.e, r, ret_tokens, ret_n);
+}
+
+int32_t tokenizer_match_marker(const Tokenizer *t, const char *text, size_t n_text) {
+    const Vocab *v = &t->vocab;
+    int32_t token = -1;
+
+    if (n_text > 0)
+        token = vocab_match(v, &v->control, (const uint8_t *)text, n_text);
+    if (token >= 0 || n_text == 0)
+        return token;
+    token = vocab_match(v, &v->user_defined, (const uint8_t *)text, n_text);
+    return token >= 0 && looks_like_marker((const uint8_t *)text, v->pieces[token].n) ? token : -1;
+}
+
+const char *tokenizer_stored(const Tokenizer *t, int32_t token, size_t *ret_n) {
+    *ret_n = t->vocab.pieces[token].n;
+    return (const char *)vocab_bytes(&t->vocab, (uint32_t)token);
 }
 
 /* ---- decoding ---- */

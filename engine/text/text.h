@@ -11,6 +11,8 @@
 #include <stdint.h>
 
 typedef struct Tokenizer Tokenizer;
+struct jinja_output;
+struct Template;
 
 #define TEXT_VOCAB_MAX       (1u << 20)
 #define TEXT_PIECE_BYTES_MAX 4096
@@ -36,6 +38,19 @@ bool tokenizer_is_eog(const Tokenizer *t, int32_t token);
  * dummy prefix. Returns GK_E_INVALID where there would be more than n_max tokens. */
 int tokenizer_encode(const Tokenizer *t, const char *text, size_t n_text, unsigned flags,
                      size_t n_max, int32_t **ret_tokens, size_t *ret_n, Error *reterr);
+/* A rendered conversation. Control pieces match where all their bytes are the template's. In a
+ * message's content neither they match nor do user-defined pieces that look like markers (in <> or
+ * []) and stand in the template's source. The text is cut where an answer begins, the spaces before
+ * it included, as it was when the answer was generated; where it is glued to what is before it, it
+ * has the dummy prefix of a text of its own. The BOS token does not come twice at the start. */
+int tokenizer_encode_chat(const Tokenizer *t, const struct jinja_output *text,
+                          const struct Template *template, unsigned flags, size_t n_max,
+                          int32_t **ret_tokens, size_t *ret_n, Error *reterr);
+/* The control piece, or user-defined one that looks like a marker, that the text begins with; -1:
+ * none. */
+int32_t tokenizer_match_marker(const Tokenizer *t, const char *text, size_t n_text);
+/* The piece as the vocabulary has it, such as "<s>": a view as long as the tokenizer. */
+const char *tokenizer_stored(const Tokenizer *t, int32_t token, size_t *ret_n);
 /* The bytes one token stands for inside running text (▁ is a space, a byte piece its byte; empty
  * for control pieces). A view as long as the tokenizer. */
 const char *tokenizer_piece(const Tokenizer *t, int32_t token, size_t *ret_n);
