@@ -21,7 +21,7 @@ proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
 ctl_SRC    := client/cmd-generate.c client/cmd-models.c client/cmd-status.c client/cmd-text.c \
               client/ctl.c client/grokctl.c client/progress.c
-daemon_SRC := daemon/access.c daemon/call.c daemon/config.c daemon/conn.c daemon/cost.c daemon/daemon.c daemon/job.c \
+daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon/conn.c daemon/cost.c daemon/daemon.c daemon/job.c \
               daemon/listener.c daemon/log.c daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c \
               daemon/output.c daemon/quota.c daemon/room.c daemon/sched.c daemon/service.c daemon/service-generate.c \
               daemon/service-inference.c daemon/service-models.c daemon/text.c daemon/worker.c
@@ -34,7 +34,7 @@ unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/e
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
-e2e_TESTS         := e2e/accounts e2e/lifecycle e2e/models e2e/rpc e2e/sched e2e/streams
+e2e_TESTS         := e2e/chat e2e/accounts e2e/lifecycle e2e/models e2e/rpc e2e/sched e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.

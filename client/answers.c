@@ -342,6 +342,7 @@ int convert_show_model(struct answer *answer, const void *message) {
         .add_bos = m->add_bos,
         .chat_template = m->chat_template,
         .instruction_set = m->instruction_set,
+        .chat_template_name = m->chat_template_name,
     };
     answer->event.show_model = to;
     return to->summary ? 0 : -ENOMEM;

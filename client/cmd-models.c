@@ -88,10 +88,11 @@ const struct command command_models = {
 /* ---- show ---- */
 
 static json_t *json_show(const struct grokd_show_model_response *m) {
-    json_t *o = json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:s}", "summary",
+    json_t *o = json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "summary",
                           ctl_json_summary(m->summary), "title", m->title, "description",
                           m->description, "license", m->license, "weight_types", m->weight_types,
-                          "chat_template", m->chat_template, "instruction_set", m->instruction_set);
+                          "chat_template", m->chat_template, "chat_template_name",
+                          m->chat_template_name, "instruction_set", m->instruction_set);
     const struct {
         const char *name;
         uint64_t value;
@@ -174,6 +175,8 @@ static void print_show(const struct grokd_show_model_response *m) {
     (void)snprintf(text, sizeof(text), "begin %d%s, end %d", m->bos_token,
                    m->add_bos ? " (put first)" : "", m->eos_token);
     print_row("special tokens", text);
+    print_row("chat template", strcmp(m->chat_template_name, "model") == 0 ? "the model file's own"
+                                                                           : m->chat_template_name);
     print_row("instruction set", m->instruction_set);
 }
 

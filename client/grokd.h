@@ -180,21 +180,29 @@ enum grokd_priority {
     GROKD_PRIORITY_BATCH = 3 /* runs in capacity that nobody else wants */
 };
 
+struct grokd_message {
+    const char *role; /* "system", "user", "assistant", or what the chat template knows */
+    const char *content;
+};
+
 struct grokd_generate_request {
     size_t size;
     const char *model;     /* NULL: the default model */
     const char *text;      /* the prompt: either this … */
-    const int32_t *tokens; /* … or this, where not NULL */
+    const int32_t *tokens; /* … or this, where not NULL … */
     size_t n_tokens;
     const struct grokd_sampling *sampling; /* NULL: all defaults */
     const char *request_id; /* unique among the user's running requests; NULL: made here */
     uint32_t timeout_ms;    /* from arrival, enforced by the daemon; 0: its default */
     bool has_add_bos, add_bos;
-    bool parse_control; /* let control pieces in `text` match */
-    bool echo;          /* begin the text with the prompt */
-    bool token_ids;     /* give each chunk's token ids */
-    const char *actor;  /* on whose behalf; NULL: the user's own */
-    int priority;       /* enum grokd_priority */
+    bool parse_control;                   /* let control pieces in `text` match */
+    bool echo;                            /* begin the text with the prompt */
+    bool token_ids;                       /* give each chunk's token ids */
+    const char *actor;                    /* on whose behalf; NULL: the user's own */
+    int priority;                         /* enum grokd_priority */
+    const struct grokd_message *messages; /* … or, where not NULL, a conversation to be answered */
+    size_t n_messages;
+    const char *chat_template; /* of the conversation: a name or a text; NULL: the model's */
 };
 #define GROKD_GENERATE_REQUEST_INIT                                                                \
     { .size = sizeof(struct grokd_generate_request) }
@@ -404,6 +412,8 @@ struct grokd_show_model_response {
     int32_t eos_token;
     bool add_bos;
     const char *chat_template, *instruction_set;
+    /* A built-in template's name, the configured file, or "model" for the model file's own. */
+    const char *chat_template_name;
 };
 
 /* model NULL: the default one */

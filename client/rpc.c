@@ -103,6 +103,28 @@ static int fill_sampling(Grokd__V1__SamplingParams *m, const struct grokd_sampli
 
 /* ---- methods ---- */
 
+/* One allocation, of pointers and what they point at. */
+static int fill_conversation(Grokd__V1__Conversation *m, const struct grokd_generate_request *q,
+                             void **ret_memory, struct grokd_error *error) {
+    Grokd__V1__Message **pointers, *messages;
+
+    *ret_memory = alloc_array(q->n_messages + 1, sizeof(*pointers) + sizeof(*messages));
+    if (!*ret_memory)
+        return out_of_memory(error);
+    messages = *ret_memory;
+    pointers = (Grokd__V1__Message **)(messages + q->n_messages);
+    for (size_t i = 0; i < q->n_messages; i++) {
+        grokd__v1__message__init(&messages[i]);
+        messages[i].role = text_of(q->messages[i].role);
+        messages[i].content = text_of(q->messages[i].content);
+        pointers[i] = &messages[i];
+    }
+    m->messages = pointers;
+    m->n_messages = q->n_messages;
+    m->template_ = text_of(q->chat_template);
+    return GROKD_OK;
+}
+
 static const struct rpc generate = {
     .service = "grokd.v1.Inference",
     .method = "Generate",
@@ -117,9 +139,10 @@ int grokd_begin_generate(grokd_client *client, const struct grokd_generate_reque
                          grokd_call **ret, struct grokd_error *error) {
     Grokd__V1__GenerateRequest m = GROKD__V1__GENERATE_REQUEST__INIT;
     Grokd__V1__SamplingParams sampling = GROKD__V1__SAMPLING_PARAMS__INIT;
+    Grokd__V1__Conversation conversation = GROKD__V1__CONVERSATION__INIT;
     Grokd__V1__TokenIds tokens = GROKD__V1__TOKEN_IDS__INIT;
+    void *memory CLEANUP(freep) = NULL, *messages CLEANUP(freep) = NULL;
     struct grokd_generate_request q;
-    void *memory CLEANUP(freep) = NULL;
     char id[33];
     int r;
 
@@ -142,7 +165,13 @@ int grokd_begin_generate(grokd_client *client, const struct grokd_generate_reque
     m.token_ids = q.token_ids;
     m.priority = (Grokd__V1__Priority)q.priority;
     SET_OPTIONAL(&m, &q, add_bos, GROKD__V1__GENERATE_REQUEST__HAS_ADD_BOS_ADD_BOS);
-    if (q.tokens) {
+    if (q.messages) {
+        r = fill_conversation(&conversation, &q, &messages, error);
+        if (r)
+            return r;
+        m.prompt_case = GROKD__V1__GENERATE_REQUEST__PROMPT_CONVERSATION;
+        m.conversation = &conversation;
+    } else if (q.tokens) {
         tokens.ids = MUTABLE(int32_t *, q.tokens);
         tokens.n_ids = q.n_tokens;
         m.prompt_case = GROKD__V1__GENERATE_REQUEST__PROMPT_TOKENS;

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "daemon/chat.h"
 #include "daemon/log.h"
 #include "daemon/sched.h"
 #include "engine/engine.h"
@@ -165,6 +166,13 @@ static int parse_isa(const struct key *key, const char *text, void *to, Error *r
     return parse_text(key, text, to, reterr);
 }
 
+static int parse_chat_template(const struct key *key, const char *text, void *to, Error *reterr) {
+    CLEANUP(freep) char *template = NULL;
+    int r = *text ? chat_load_template(text, &template, reterr) : 0;
+
+    return r < 0 ? r : parse_text(key, text, to, reterr);
+}
+
 /* ---- the table ---- */
 
 static const char *const log_levels[] = {"error", "warning", "notice", "info", "debug", NULL};
@@ -279,6 +287,8 @@ static const struct key keys[] = {
      "this model's; 0: as in [engine]", 0, SECONDS_MAX * 1000000, NULL},
     {MODEL_SECTION, "pin", parse_bool, AT_MODEL(pin), "no",
      "it stays when others need room or nobody uses it", 0, 0, NULL},
+    {MODEL_SECTION, "chat_template", parse_chat_template, AT_MODEL(chat_template), "",
+     "of its conversations: a name or a file; empty: the model file's, or else plain", 0, 4096, NULL},
 };
 /* clang-format on */
 
@@ -310,6 +320,7 @@ int config_init(Config *c) {
 static void model_deinit(struct config_model *m) {
     free(m->name);
     free(m->path);
+    free(m->chat_template);
     *m = (struct config_model){.name = NULL};
 }
 

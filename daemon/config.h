@@ -16,6 +16,7 @@
 
 struct config_model {
     char *name, *path;
+    char *chat_template;       /* a name or a file; "": the model's own */
     uint64_t load, is_default; /* booleans, as every number here is 64 bits wide */
     uint64_t kv_bytes;         /* 0: [engine] kv_memory */
     uint64_t n_context_max;    /* 0: [engine] context_max */

@@ -23,6 +23,7 @@ Job *job_free(Job *job) {
     assert(!job->seq);
     free(job->tokens);
     free(job->params_memory);
+    free(job->end_memory);
     free(job);
     return NULL;
 }

@@ -14,6 +14,7 @@
 #include "daemon/models.h"
 
 #include "base/alloc.h"
+#include "daemon/chat.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
@@ -70,6 +71,7 @@ static Model *model_free(Model *m) {
     free(m->name);
     free(m->path);
     free(m->shown_path);
+    free(m->chat_template);
     free(m);
     return NULL;
 }
@@ -228,6 +230,7 @@ static void on_opened(uv_work_t *work, int status) {
                  m->name, info->architecture, info->n_parameters, info->isa, info->n_context_max,
                  m->n_kv_total);
         m->n_failures = 0;
+        chat_check_template(m);
         set_state(m, MODEL_READY);
         note_idle(m);
     } else {
@@ -472,6 +475,12 @@ int models_start(Models *m) {
         model->is_pinned = model->is_pinned_always = c->models[i].pin;
         if (c->models[i].keep_us > 0)
             model->keep_us = c->models[i].keep_us == CONFIG_FOREVER ? 0 : c->models[i].keep_us;
+        model->chat_template_name = c->models[i].chat_template;
+        if (model->chat_template_name[0] &&
+            chat_load_template(model->chat_template_name, &model->chat_template, &error) != 0) {
+            log_error("[model %s] chat_template: %s", model->name, error.text);
+            return -EINVAL;
+        }
         if (!chosen || c->models[i].is_default)
             chosen = model;
     }

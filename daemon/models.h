@@ -47,9 +47,11 @@ typedef struct Model {
     uint64_t idle_us;                          /* when its last user went, or it was loaded */
     unsigned n_failures;                       /* to load, one after the other */
     uint64_t retry_us;                         /* FAILED: requests may not load it before */
-    GkEngine *engine;                          /* NULL: none */
-    uint64_t n_users; /* calls, jobs and background work that need the engine */
-    uint64_t n_calls; /* of these, calls */
+    char *chat_template;            /* configured: a name or a text; NULL: the file's, or plain */
+    const char *chat_template_name; /* the configuration's words for it */
+    GkEngine *engine;               /* NULL: none */
+    uint64_t n_users;               /* calls, jobs and background work that need the engine */
+    uint64_t n_calls;               /* of these, calls */
     uint64_t n_kv_free, n_kv_total;
     ListNode waiters; /* calls that wait for its state to change */
     uv_work_t work;

@@ -1,5 +1,6 @@
 /* Inference.*: requests are checked, their text turned to tokens, and handed to the worker. */
 #include "base/alloc.h"
+#include "daemon/chat.h"
 #include "daemon/conn.h"
 #include "daemon/daemon.h"
 #include "daemon/service.h"
@@ -292,6 +293,11 @@ static void on_prompt(Call *call, TextWork *w) {
         job->tokens = take_ptr(w->tokens);
         job->n_tokens = w->n_tokens;
     }
+    if (w->kind == TEXT_CONVERSATION && chat_add_end(job, w) < 0) {
+        (void)job_free(job);
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+        return;
+    }
     if (call->output.wants_echo)
         call->echo = take_ptr(w->text);
     push_any(call, job);
@@ -316,6 +322,18 @@ static bool copy_tokens(Call *call, Job *job, const Grokd__V1__TokenIds *ids) {
     return true;
 }
 
+/* A prompt that takes work before it is tokens. NULL: the call is over. */
+static TextWork *new_work(Call *call, unsigned flags) {
+    TextWork *w = text_work_new(call, on_prompt);
+
+    if (!w)
+        return NULL;
+    w->flags = flags;
+    w->control = true;
+    w->n_tokens_max = gk_engine_info(call->model->engine)->n_context_max;
+    return w;
+}
+
 /* Takes the job on with its prompt: the text to be tokenized, or (NULL) its tokens as they are. */
 static void take_prompt(Call *call, Job *job, const char *text, unsigned flags) {
     CLEANUP(job_freep) Job *owned = job;
@@ -325,14 +343,20 @@ static void take_prompt(Call *call, Job *job, const char *text, unsigned flags) 
         push_any(call, take_ptr(owned));
         return;
     }
-    w = text_work_new(call, on_prompt);
-    if (!w)
+    w = new_work(call, flags);
+    if (!w || (text ? !text_work_set_text(call, w, text)
+                    : !text_work_set_tokens(call, w, job->tokens, job->n_tokens)))
         return;
-    w->flags = flags;
-    w->control = true;
-    w->n_tokens_max = gk_engine_info(call->model->engine)->n_context_max;
-    if (text ? !text_work_set_text(call, w, text)
-             : !text_work_set_tokens(call, w, job->tokens, job->n_tokens))
+    w->job = take_ptr(owned);
+    text_work_start(w);
+}
+
+static void take_conversation(Call *call, Job *job, const Grokd__V1__Conversation *c,
+                              unsigned flags) {
+    CLEANUP(job_freep) Job *owned = job;
+    TextWork *w = new_work(call, flags);
+
+    if (!w || !chat_set_conversation(call, w, c))
         return;
     w->job = take_ptr(owned);
     text_work_start(w);
@@ -376,20 +400,36 @@ static Job *new_job(Call *call, enum gk_mode mode, Grokd__V1__Priority priority)
     return take_ptr(job);
 }
 
+/* What the prompt keeps in memory; 0 where there is none. */
+static size_t prompt_bytes(const Grokd__V1__GenerateRequest *q) {
+    switch (q->prompt_case) {
+    case GROKD__V1__GENERATE_REQUEST__PROMPT_TEXT:
+        return strlen(q->text) + 1;
+    case GROKD__V1__GENERATE_REQUEST__PROMPT_TOKENS:
+        return (q->tokens->n_ids + 1) * sizeof(int32_t);
+    case GROKD__V1__GENERATE_REQUEST__PROMPT_CONVERSATION:
+        return chat_n_bytes(q->conversation);
+    default:
+        return 0;
+    }
+}
+
 void inference_generate(Call *call, void *request) {
     const Grokd__V1__GenerateRequest *q = request;
-    bool is_text = q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_TEXT;
     bool is_tokens = q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_TOKENS;
+    unsigned flags = bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control);
+    size_t n_bytes = prompt_bytes(q);
     CLEANUP(job_freep) Job *job = NULL;
 
     if (!call_set_timeout(call, q->timeout_ms) || !take_request_id(call, q->request_id) ||
         !call_set_actor(call, q->actor) || !service_use_model(call, q->model))
         return;
-    if (!is_text && !is_tokens) {
-        call_fail(call, STATUS_INVALID_ARGUMENT, "there is no prompt: text or tokens are needed");
+    if (n_bytes == 0) {
+        call_fail(call, STATUS_INVALID_ARGUMENT,
+                  "there is no prompt: text, tokens or a conversation is needed");
         return;
     }
-    if (!call_charge(call, is_text ? strlen(q->text) : q->tokens->n_ids * sizeof(int32_t)))
+    if (!call_charge(call, n_bytes))
         return;
     job = new_job(call, GK_GENERATE, q->priority);
     if (!job || !take_sampling(call, job, q->sampling) ||
@@ -397,8 +437,10 @@ void inference_generate(Call *call, void *request) {
         return;
     call->output.wants_ids = q->token_ids;
     call->output.wants_echo = q->echo;
-    take_prompt(call, take_ptr(job), is_text ? q->text : NULL,
-                bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control));
+    if (q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_CONVERSATION)
+        take_conversation(call, take_ptr(job), q->conversation, flags);
+    else
+        take_prompt(call, take_ptr(job), is_tokens ? NULL : q->text, flags);
 }
 
 void inference_score(Call *call, void *request) {

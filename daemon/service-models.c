@@ -1,4 +1,5 @@
 /* Models.* and Admin.Status. */
+#include "daemon/chat.h"
 #include "daemon/conn.h"
 #include "daemon/daemon.h"
 #include "daemon/service.h"
@@ -42,7 +43,12 @@ void models_list(Call *call, void *request) {
     msg_arena_deinit(&arena);
 }
 
-static void fill_show(const struct gk_model_info *i, Grokd__V1__ShowModelResponse *a) {
+static void fill_show(const Model *model, const struct gk_model_info *i,
+                      Grokd__V1__ShowModelResponse *a) {
+    const char *template = chat_template_of(model), *named = gk_chat_template_text(template);
+
+    a->chat_template = view(named ? named : template);
+    a->chat_template_name = view(chat_template_name_of(model));
     a->title = view(i->name);
     a->description = view(i->description);
     a->license = view(i->license);
@@ -67,7 +73,6 @@ static void fill_show(const struct gk_model_info *i, Grokd__V1__ShowModelRespons
     a->bos_token = i->token_bos;
     a->eos_token = i->token_eos;
     a->add_bos = i->add_bos;
-    a->chat_template = view(i->chat_template);
     a->instruction_set = view(i->isa);
 }
 
@@ -91,7 +96,7 @@ void models_show(Call *call, void *request) {
     }
     answer.bos_token = answer.eos_token = -1;
     if (model->engine)
-        fill_show(gk_engine_info(model->engine), &answer);
+        fill_show(model, gk_engine_info(model->engine), &answer);
     call_reply(call, &answer.base);
 }
 

@@ -2,6 +2,7 @@
 #include "daemon/text.h"
 
 #include "base/alloc.h"
+#include "daemon/chat.h"
 #include "daemon/daemon.h"
 
 #include <string.h>
@@ -12,6 +13,7 @@ TextWork *text_work_free(TextWork *w) {
     model_release(w->model);
     (void)job_free(w->job);
     free(w->text);
+    free(w->messages);
     free(w->tokens);
     free(w);
     return NULL;
@@ -40,14 +42,14 @@ static bool fail_memory(Call *call, TextWork *w) {
 }
 
 bool text_work_set_text(Call *call, TextWork *w, const char *text) {
-    w->to_tokens = true;
+    w->kind = TEXT_TO_TOKENS;
     w->n_text = strlen(text);
     w->text = alloc_string_n(text, w->n_text);
     return w->text || fail_memory(call, w);
 }
 
 bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t n) {
-    w->to_tokens = false;
+    w->kind = TOKENS_TO_TEXT;
     w->n_tokens = n;
     w->tokens = alloc_array(n + 1, sizeof(*tokens));
     if (!w->tokens)
@@ -61,7 +63,9 @@ static void run_in_background(uv_work_t *work) {
     TextWork *w = work->data;
     const GkEngine *engine = w->model->engine; /* stays, as it is in use */
 
-    if (w->to_tokens)
+    if (w->kind == TEXT_CONVERSATION)
+        chat_run(w);
+    else if (w->kind == TEXT_TO_TOKENS)
         w->result = gk_tokenize(engine, w->text, w->n_text, w->flags, w->n_tokens_max, &w->tokens,
                                 &w->n_tokens, &w->error);
     else

@@ -1,8 +1,11 @@
-/* Tokenizing and detokenizing in libuv's threads: a long text must not hold the loop up. */
+/* Tokenizing, detokenizing and rendering conversations in libuv's threads: a long text must not
+ * hold the loop up. */
 #pragma once
 
 #include "daemon/call.h"
 #include "daemon/models.h"
+
+enum text_kind { TEXT_TO_TOKENS, TOKENS_TO_TEXT, TEXT_CONVERSATION };
 
 /* Owner: the background until on_done. */
 typedef struct TextWork {
@@ -11,7 +14,7 @@ typedef struct TextWork {
     Model *model; /* in use */
     uint64_t id;  /* the call's */
     Job *job;     /* what the tokens are for, or NULL; freed with the work unless taken */
-    bool to_tokens;
+    enum text_kind kind;
     unsigned flags; /* enum gk_tokenize_flags */
     bool control;   /* of detokenizing */
     bool pieces;    /* the caller's */
@@ -21,6 +24,12 @@ typedef struct TextWork {
     size_t n_text;
     int32_t *tokens;
     size_t n_tokens;
+    /* of a conversation, which gives text and tokens: one block of memory, and the result */
+    struct gk_message *messages;
+    size_t n_messages;
+    const char *template;
+    int32_t end_token;
+    const char *end_text;
     int result; /* as gk_tokenize()'s */
     Error error;
     void (*on_done)(Call *call, struct TextWork *w); /* only where the call is still there */

@@ -159,6 +159,7 @@ static void test_mistakes_are_told_with_their_place(void) {
         const char *text, *word;
     } cases[] = {
         {"\n[nonsense]\n", "grokd.conf:2: there is no section [nonsense]"},
+        {"[model a]\nchat_template = nope\n", ":2: chat_template = nope: this is neither"},
         {"[engine]\nthreds = 2\n", ":2: section [engine] has no key 'threds'"},
         {"[user x]\nmax_connections = 2\n", ":2: a user has no key 'max_connections'"},
         {"[group ]\n", ":1: "},
