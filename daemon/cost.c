@@ -21,6 +21,8 @@
 #define NEWS 0.125
 /* One that took longer than this many times its cell counts as this: it was disturbed. */
 #define SURPRISE_MAX 2.0
+/* A line through sizes so many times larger says nothing of small ones. */
+#define FAR 4.0
 
 /* Before the first step: slow, so that the first slices are small. Hardly counts later. */
 static const struct cost_cell first[] = {
@@ -148,12 +150,41 @@ double cost_of_step(const Cost *c, uint32_t n_prompt_rows, uint32_t n_decode_row
     return c->value[0] + c->value[1] * n_prompt_rows + c->value[2] * n_decode_rows;
 }
 
+/* The next larger size that was seen. NULL: there is none. */
+static const struct cost_cell *next_larger(const Cost *c, uint32_t n_rows) {
+    for (unsigned i = length_of(n_rows) + 1; i < COST_LENGTHS; i++)
+        if (c->cells[0][i].seen > 0)
+            return &c->cells[0][i];
+    return NULL;
+}
+
+/* Of a size that was not seen, by the line through the next two larger ones: not more than the
+ * next, and not less than its part of it. Where that is far the least is said, so that the size is
+ * tried. */
+static double guess(const Cost *c, uint32_t n_rows, double line) {
+    const struct cost_cell *next = next_larger(c, n_rows), *after;
+    double least;
+
+    if (!next)
+        return line;
+    least = next->us * n_rows / next->n_decode_rows;
+    if (next->n_decode_rows >= FAR * n_rows)
+        return least;
+    after = next_larger(c, (uint32_t)next->n_decode_rows);
+    if (after)
+        line = next->us - (after->us - next->us) * (next->n_decode_rows - n_rows) /
+                              (after->n_decode_rows - next->n_decode_rows);
+    return MIN(MAX(line, least), next->us);
+}
+
 double cost_of_decoding(const Cost *c, uint32_t n_rows) {
     const struct cost_cell *cell = &c->cells[0][length_of(n_rows)];
     double line = cost_of_step(c, 0, n_rows), weight;
 
-    if (n_rows == 0 || cell->seen == 0 || line <= 0)
+    if (n_rows == 0 || line <= 0)
         return line;
+    if (cell->seen == 0)
+        return guess(c, n_rows, line);
     weight = weight_of(c, cell);
     return (1 - weight) * line +
            weight * cell->us * line / (c->value[0] + c->value[2] * cell->n_decode_rows);
