@@ -215,34 +215,68 @@ static struct grokd_generate_request seeded(uint32_t n, int priority,
     return request;
 }
 
-/* There is room for one: batch makes it, several times, and has the same text in the end. */
-static void test_suspended_batch_has_the_same_text(void) {
+/* Takes what has come, or waits for the first. Returns false where it has ended. */
+static bool take_text(grokd_call *call, int wait_ms, FILE *to) {
+    const struct grokd_event *event;
+    struct grokd_error error = {0};
+    int got;
+
+    while ((got = grokd_call_next(call, wait_ms, &event, &error)) == GROKD_NEXT_EVENT)
+        if (event->chunk) {
+            (void)fputs(event->chunk->text, to);
+            wait_ms = 0;
+        }
+    if (got == GROKD_NEXT_FAILED) {
+        (void)printf("%s\n", error.text);
+        abort();
+    }
+    return got == GROKD_NEXT_WAIT;
+}
+
+/* Others of n tokens come and end while it runs, with room for one of them. It has the same text as
+ * without them. */
+static void suspend_batch(const char *config, uint32_t n) {
     TestDaemon d;
     CLIENT *client = NULL;
     struct grokd_sampling sampling;
-    struct grokd_generate_request request = seeded(1500, GROKD_PRIORITY_BATCH, &sampling), other;
+    struct grokd_generate_request request = seeded(2500, GROKD_PRIORITY_BATCH, &sampling), other;
     CLEANUP(freep) char *alone = NULL;
     CLEANUP(freep) char *suspended = NULL;
+    size_t n_text;
+    FILE *text = open_memstream(&suspended, &n_text);
     CALL *call = NULL;
 
-    start(&d, "[engine]\nmax_sequences = 1\n");
+    assert(text);
+    start(&d, config);
     client = test_connect(&d);
     call = test_begin(client, &request);
     assert(test_finish(call, &alone, NULL) == GROKD_OK);
     call = grokd_call_free(call);
     call = test_begin(client, &request);
-    other = request_for(50, GROKD_PRIORITY_NORMAL);
-    for (int i = 0; i < 5; i++) {
-        CALL *ahead = test_begin(client, &other);
+    other = request_for(n, GROKD_PRIORITY_NORMAL);
+    for (int i = 0; i < 3; i++) {
+        CALL *ahead = NULL;
 
-        assert(test_finish(ahead, NULL, NULL) == GROKD_OK); /* it does not wait for the batch */
-        (void)usleep(10000);
+        assert(take_text(call, -1, text)); /* it runs, and others go before it */
+        ahead = test_begin(client, &other);
+        assert(test_finish(ahead, NULL, NULL) == GROKD_OK);
+        assert(take_text(call, 0, text));
     }
-    assert(test_finish(call, &suspended, NULL) == GROKD_OK);
-    assert(strlen(alone) > 1000 && strcmp(alone, suspended) == 0);
+    while (take_text(call, -1, text))
+        ;
+    assert(fclose(text) == 0 && n_text > 1000 && strcmp(alone, suspended) == 0);
     call = grokd_call_free(call);
     client = grokd_client_free(client);
     test_daemon_stop(&d);
+}
+
+static void test_suspended_for_a_place(void) {
+    suspend_batch("[engine]\nmax_sequences = 1\n", 50);
+}
+
+/* 42 pages; both together take more. */
+static void test_suspended_for_pages(void) {
+    suspend_batch("[engine]\nkv_memory = 4M\nkv_type = f16\n", 200);
 }
 
 static void test_unknown_priority_is_refused(void) {
@@ -520,7 +554,8 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         {"one_stream_beside_64", test_one_stream_beside_64, 60},
         {"batch_yields", test_batch_yields, 60},
-        {"suspended_batch_has_the_same_text", test_suspended_batch_has_the_same_text, 60},
+        {"suspended_for_a_place", test_suspended_for_a_place, 60},
+        {"suspended_for_pages", test_suspended_for_pages, 60},
         TEST(unknown_priority_is_refused),
         {"places_in_the_queue_are_told", test_places_in_the_queue_are_told, 60},
         {"full_queues_refuse_with_a_hint", test_full_queues_refuse_with_a_hint, 60},
