@@ -10,10 +10,12 @@ VERSION := 0.1.0
 base_SRC   := base/alloc.c base/arena.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
               engine/moe.c engine/pool.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
-              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/text/chat.c engine/text/jinja-calls.c \
-              engine/text/jinja-lex.c engine/text/jinja-parse.c engine/text/jinja-run.c engine/text/jinja-value.c \
-              engine/text/merge.c engine/text/spm.c engine/text/spm-gguf.c engine/text/spm-proto.c \
-              engine/text/stream.c engine/text/vocab.c
+              engine/file/file.c engine/file/gguf.c engine/file/map.c engine/grammar/expr.c engine/grammar/gbnf.c \
+              engine/grammar/grammar.c engine/grammar/match.c engine/grammar/network.c engine/grammar/regex.c \
+              engine/grammar/schema.c engine/grammar/schema-merge.c engine/grammar/schema-number.c \
+              engine/text/chat.c engine/text/jinja-calls.c engine/text/jinja-lex.c engine/text/jinja-parse.c \
+              engine/text/jinja-run.c engine/text/jinja-value.c engine/text/merge.c engine/text/spm.c \
+              engine/text/spm-gguf.c engine/text/spm-proto.c engine/text/stream.c engine/text/vocab.c
 kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/kern/generic.c engine/kern/kern.c \
               engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
@@ -36,7 +38,7 @@ unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
 e2e_TESTS         := e2e/chat e2e/accounts e2e/lifecycle e2e/models e2e/rpc e2e/sched e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
-tool_TESTS        := logits tokens bench/math
+tool_TESTS        := grammar logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
 fuzz_TESTS        := fuzz/chat fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
@@ -64,7 +66,7 @@ STRICT   := -std=gnu17 -fno-common -fvisibility=hidden -fno-math-errno -ffp-cont
 LDFLAGS  += -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 LDLIBS   += -lpthread -lm
 
-engine_LIBS := $(call pkg_libs,openblas)
+engine_LIBS := $(call pkg_libs,openblas jansson)
 proto_LIBS  := $(call pkg_libs,libprotobuf-c)
 ctl_LIBS    := $(call pkg_libs,jansson) $(proto_LIBS)
 daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)
@@ -85,7 +87,7 @@ $(BUILD)/engine/kern/avx512.o: ISA := $(AVX512)
 $(BUILD)/engine/kern/vnni.o: ISA := $(AVX512) -mavx512vnni
 
 # Hostile bytes live here: no silent narrowing.
-$(BUILD)/engine/file/%.o $(BUILD)/engine/text/%.o: STRICT += -Wconversion -Wsign-conversion
+$(BUILD)/engine/file/%.o $(BUILD)/engine/text/%.o $(BUILD)/engine/grammar/%.o: STRICT += -Wconversion -Wsign-conversion
 $(proto_SRC:%.c=$(BUILD)/%.o) $(proto_SRC:%.c=$(BUILD)/pic/%.o): STRICT += -Wconversion -Wsign-conversion
 
 # ---- rules ----

@@ -149,6 +149,26 @@ unsigned gk_isa_available(void);
 /* NULL-ended, slowest first: "generic", "avx2", "avx512", "vnni", … */
 const char *const *gk_isa_names(void);
 
+/* ---- constraints: what generated text must be ---- */
+
+enum gk_constraint_kind {
+    GK_CONSTRAINT_JSON_SCHEMA, /* a JSON document that is valid under the schema */
+    GK_CONSTRAINT_REGEX,       /* text that the regular expression matches as a whole */
+    GK_CONSTRAINT_GRAMMAR,     /* text of a GBNF grammar's `root` */
+};
+
+#define GK_CONSTRAINT_BYTES_MAX (256 << 10)
+
+typedef struct GkConstraint GkConstraint;
+
+/* Compiles the source (n bytes), in time and memory that maxima bound. What comes is immutable: any
+ * thread may make it, and any number of sequences of any engine use it. Returns GK_E_INVALID with
+ * the place and the reason, -ENOMEM. */
+int gk_constraint_new(GkConstraint **ret, enum gk_constraint_kind kind, const char *source,
+                      size_t n, Error *reterr);
+GkConstraint *gk_constraint_free(GkConstraint *c);
+DEFINE_CLEANUP(GkConstraint *, gk_constraint_free)
+
 /* ---- sequences ---- */
 
 enum gk_mode {

@@ -17,7 +17,7 @@ BEGIN {
     theirs["systemd/"] = "daemon tests"
     theirs["protobuf-c/"] = "proto daemon client tests"
     theirs["google/"] = "proto"
-    theirs["jansson.h"] = "client tests"
+    theirs["jansson.h"] = "engine client tests"
     theirs["nghttp2/"] = "proto tests"
     theirs["cblas"] = "engine tests"
     theirs["openblas"] = "engine tests"

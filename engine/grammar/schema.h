@@ -1,0 +1,69 @@
+/* Inside the schema parser: schema.c, schema-merge.c and schema-number.c. */
+#pragma once
+
+#include "engine/grammar/grammar.h"
+
+#include <jansson.h>
+
+#define SCHEMA_VISITS_MAX    20000 /* schemas looked at, counted each time */
+#define SCHEMA_KEY_BYTES_MAX 256
+#define SCHEMA_PATH_BYTES    192
+
+enum schema_types {
+    SCHEMA_NULL = 1 << 0,
+    SCHEMA_BOOLEAN = 1 << 1,
+    SCHEMA_INTEGER = 1 << 2,
+    SCHEMA_NUMBER = 1 << 3,
+    SCHEMA_STRING = 1 << 4,
+    SCHEMA_ARRAY = 1 << 5,
+    SCHEMA_OBJECT = 1 << 6,
+    SCHEMA_ALL = (1 << 7) - 1,
+};
+
+struct schema_ref {
+    const json_t *schema;
+    uint32_t rule;
+};
+
+/* Owner: schema_parse(). */
+typedef struct Schema {
+    Exprs *x;
+    const char *source;
+    size_t n_source;
+    json_t *root, *made; /* made: an array that keeps what merging makes */
+    struct schema_ref *refs;
+    size_t n_refs, refs_capacity;
+    char path[SCHEMA_PATH_BYTES]; /* JSON pointer of where we are, for messages */
+    size_t n_path;
+    unsigned nesting;
+    uint32_t n_visits;
+    int result;
+    Error *reterr;
+    Expr gap, text_char, any_text, any_value; /* shared by all of the document */
+} Schema;
+
+/* All of these give something harmless once s->result is set. */
+
+void schema_refuse(Schema *s, const char *format, ...) PRINTF_FORMAT(2, 3);
+void schema_no_memory(Schema *s);
+/* One more schema is looked at; false: that is too many. */
+bool schema_visit(Schema *s);
+Expr schema_compile(Schema *s, const json_t *schema);
+/* What a local $ref points to; NULL: refused. */
+const json_t *schema_target(Schema *s, const json_t *ref);
+/* It says something about values, beside `except` (NULL: nothing to leave out). */
+bool schema_has_constraint(const json_t *schema, const char *except);
+/* False: no annotation, container or keyword that we know. */
+bool schema_is_annotation(const char *key);
+/* The bits of `type`; those that other keywords imply where there is none. */
+unsigned schema_types(Schema *s, const json_t *schema);
+/* A whole number of at least 0; `otherwise` where the keyword is not there. */
+uint32_t schema_count(Schema *s, const json_t *schema, const char *key, uint32_t otherwise);
+
+/* schema-merge.c: one schema that says what both say. Lives as long as s. */
+const json_t *schema_merge(Schema *s, const json_t *a, const json_t *b);
+/* The schema with this keyword taken out. */
+json_t *schema_without(Schema *s, const json_t *schema, const char *key);
+
+/* schema-number.c */
+Expr schema_number(Schema *s, const json_t *schema, bool is_integer);
