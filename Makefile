@@ -31,18 +31,18 @@ daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
-                     unit/engine-chat unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-pool \
+                     unit/engine-chat unit/engine-constraint unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-pool \
                      unit/engine-text unit/engine-stream unit/engine-sample unit/engine-suspend
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
-e2e_TESTS         := e2e/chat e2e/accounts e2e/lifecycle e2e/models e2e/rpc e2e/sched e2e/streams
+e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/lifecycle e2e/models e2e/rpc e2e/sched e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := grammar logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
-fuzz_TESTS        := fuzz/chat fuzz/gguf fuzz/spm fuzz/ttrpc
+fuzz_TESTS        := fuzz/chat fuzz/constraint fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
-script_TESTS      := unit/client-library.sh cli/grokctl.sh interop/go.sh interop/python.sh
+script_TESTS      := unit/client-library.sh unit/engine-grammar.sh cli/grokctl.sh interop/go.sh interop/python.sh
 once_TESTS        := build.sh demo.sh readme.sh systemd/units.sh systemd/seccomp.sh
 
 # ---- how it is compiled ----
@@ -206,7 +206,7 @@ $(BUILD)/bench: $(call obj,tests/bench/bench.c tests/bench/roof.c) $(engine_OBJ)
 $(BUILD)/make-model: $(call obj,tests/bench/make-model.c tests/util/gguf-write.c) $(engine_OBJ)
 $(BUILD)/bench $(BUILD)/make-model:
 	$(call say,LINK,$@)
-	$(link) $(engine_LIBS) $(call pkg_libs,jansson) $(LDLIBS)
+	$(link) $(engine_LIBS) $(LDLIBS)
 
 bench: $(BUILD)/bench $(BUILD)/make-model
 	@GROKD_BUILD=$(BUILD) tests/bench/run

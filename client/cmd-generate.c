@@ -13,6 +13,7 @@ struct generate {
     struct text_options text;
     struct grokd_sampling sampling;
     struct option_list stop, stop_tokens, banned, logit_bias;
+    const char *json_schema, *regex, *grammar; /* the second is the source, the others name it */
     bool echo, has_logprobs;
 };
 
@@ -45,6 +46,11 @@ static const struct option_row options[] = {
      AT(logit_bias), 0},
     {0, "logprobs", "N", "tell log-probabilities, and N alternatives", OPTION_U32,
      AT(sampling.top_logprobs), AT(has_logprobs)},
+    {0, "json-schema", "FILE|TEXT", "the text is JSON that is valid under this schema",
+     OPTION_STRING, AT(json_schema), 0},
+    {0, "regex", "RE", "the text matches this regular expression as a whole", OPTION_STRING,
+     AT(regex), 0},
+    {0, "grammar", "FILE", "the text is of this grammar in GBNF", OPTION_STRING, AT(grammar), 0},
     {0, "ignore-eos", NULL, "go on after the end-of-text token", OPTION_FLAG,
      AT(sampling.ignore_eos), 0},
     {0, "include-stop", NULL, "keep the stop string in the text", OPTION_FLAG,
@@ -95,6 +101,23 @@ static int fill_sampling(struct generate *g, struct lists *lists) {
     s->n_stop_token_ids = g->stop_tokens.n;
     s->logit_bias = lists->bias;
     s->n_logit_bias = g->logit_bias.n;
+    return r;
+}
+
+/* A schema that is not the name of a file is an object. */
+static int fill_constraint(const struct generate *g, struct grokd_generate_request *request,
+                           char **ret_source) {
+    int r = EXIT_OK;
+
+    if ((g->json_schema != NULL) + (g->regex != NULL) + (g->grammar != NULL) > 1)
+        return ctl_fail(EXIT_USAGE, "only one of --json-schema, --regex and --grammar can be given");
+    request->regex = g->regex;
+    if (g->grammar)
+        r = ctl_read_text(g->grammar, 0, NULL, ret_source);
+    else if (g->json_schema && g->json_schema[strspn(g->json_schema, " \t\r\n")] != '{')
+        r = ctl_read_text(g->json_schema, 0, NULL, ret_source);
+    request->grammar = g->grammar ? *ret_source : NULL;
+    request->json_schema = g->json_schema && *ret_source ? *ret_source : g->json_schema;
     return r;
 }
 
@@ -245,7 +268,7 @@ static int run(Ctl *ctl, void *state, int argc, char **argv) {
     struct grokd_generate_request request = GROKD_GENERATE_REQUEST_INIT;
     CLEANUP(freep) struct lists *lists = calloc(1, sizeof(*lists));
     CLEANUP(freep) int32_t *ids = NULL;
-    CLEANUP(freep) char *text = NULL;
+    CLEANUP(freep) char *text = NULL, *constraint = NULL;
     struct generate *g = state;
     struct grokd_error error;
     grokd_call *call;
@@ -257,6 +280,9 @@ static int run(Ctl *ctl, void *state, int argc, char **argv) {
     if (r != 0)
         return r;
     r = ctl_parse_priority(g->text.priority, &request.priority);
+    if (r != 0)
+        return r;
+    r = fill_constraint(g, &request, &constraint);
     if (r != 0)
         return r;
     r = ctl_read_prompt(&g->text, argc, argv, &text, &ids, &request.n_tokens);

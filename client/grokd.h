@@ -203,6 +203,10 @@ struct grokd_generate_request {
     const struct grokd_message *messages; /* … or, where not NULL, a conversation to be answered */
     size_t n_messages;
     const char *chat_template; /* of the conversation: a name or a text; NULL: the model's */
+    /* What the text must be; at most one is not NULL. */
+    const char *json_schema; /* a JSON document that is valid under the schema */
+    const char *regex;       /* text that the regular expression matches as a whole */
+    const char *grammar;     /* text of a GBNF grammar's `root` */
 };
 #define GROKD_GENERATE_REQUEST_INIT                                                                \
     { .size = sizeof(struct grokd_generate_request) }
@@ -212,7 +216,7 @@ int grokd_begin_generate(grokd_client *client, const struct grokd_generate_reque
 
 enum grokd_finish_reason {
     GROKD_FINISH_UNSPECIFIED = 0,
-    GROKD_FINISH_STOP = 1,  /* end-of-text token, stop token or stop string */
+    GROKD_FINISH_STOP = 1,  /* end-of-text token, stop token or string, the constraint's end */
     GROKD_FINISH_LENGTH = 2 /* max_tokens, or the context is full */
 };
 

@@ -135,6 +135,24 @@ static const struct rpc generate = {
     .convert = convert_generate_event,
 };
 
+static int fill_constraint(Grokd__V1__GenerateRequest *m, const struct grokd_generate_request *q,
+                           struct grokd_error *error) {
+    if ((q->json_schema != NULL) + (q->regex != NULL) + (q->grammar != NULL) > 1)
+        return set_error(error, GROKD_INVALID_ARGUMENT,
+                         "only one of json_schema, regex and grammar may be given");
+    if (q->json_schema) {
+        m->constraint_case = GROKD__V1__GENERATE_REQUEST__CONSTRAINT_JSON_SCHEMA;
+        m->json_schema = text_of(q->json_schema);
+    } else if (q->regex) {
+        m->constraint_case = GROKD__V1__GENERATE_REQUEST__CONSTRAINT_REGEX;
+        m->regex = text_of(q->regex);
+    } else if (q->grammar) {
+        m->constraint_case = GROKD__V1__GENERATE_REQUEST__CONSTRAINT_GRAMMAR;
+        m->grammar = text_of(q->grammar);
+    }
+    return GROKD_OK;
+}
+
 int grokd_begin_generate(grokd_client *client, const struct grokd_generate_request *request,
                          grokd_call **ret, struct grokd_error *error) {
     Grokd__V1__GenerateRequest m = GROKD__V1__GENERATE_REQUEST__INIT;
@@ -155,6 +173,9 @@ int grokd_begin_generate(grokd_client *client, const struct grokd_generate_reque
             return r;
         m.sampling = &sampling;
     }
+    r = fill_constraint(&m, &q, error);
+    if (r)
+        return r;
     call_make_id(id);
     m.model = text_of(q.model);
     m.request_id = q.request_id && *q.request_id ? text_of(q.request_id) : id;

@@ -52,8 +52,9 @@ typedef struct Job {
     int32_t *tokens;
     size_t n_tokens;
     struct gk_params params;
-    void *params_memory; /* what its pointers point into */
-    void *end_memory;    /* likewise, what a chat template adds */
+    void *params_memory;      /* what its pointers point into */
+    void *end_memory;         /* likewise, what a chat template adds */
+    GkConstraint *constraint; /* of params; NULL: none */
     uint32_t uid;
     enum sched_class class;
     uint64_t deadline_us; /* by uv_hrtime(); 0: none */

@@ -300,7 +300,11 @@ static void on_prompt(Call *call, TextWork *w) {
     }
     if (call->output.wants_echo)
         call->echo = take_ptr(w->text);
-    push_any(call, job);
+    job->params.constraint = job->constraint = take_ptr(w->constraint);
+    if (job->constraint && !call_charge(call, gk_constraint_bytes(job->constraint)))
+        (void)job_free(job);
+    else
+        push_any(call, job);
 }
 
 static unsigned bos_flags(int has_add_bos, bool add_bos, bool parse_control) {
@@ -322,41 +326,41 @@ static bool copy_tokens(Call *call, Job *job, const Grokd__V1__TokenIds *ids) {
     return true;
 }
 
-/* A prompt that takes work before it is tokens. NULL: the call is over. */
-static TextWork *new_work(Call *call, unsigned flags) {
-    TextWork *w = text_work_new(call, on_prompt);
+/* What becomes the job's tokens, unless it has them: one of the first two. And what goes with it.
+ */
+struct prompt {
+    const char *text;
+    const Grokd__V1__Conversation *conversation;
+    unsigned flags;
+    const char *constraint; /* its source; NULL: none */
+    enum gk_constraint_kind constraint_kind;
+};
 
-    if (!w)
-        return NULL;
-    w->flags = flags;
+/* Returns false where the call is over; the work is freed then. */
+static bool set_prompt(Call *call, TextWork *w, const Job *job, const struct prompt *p) {
+    w->flags = p->flags;
     w->control = true;
     w->n_tokens_max = gk_engine_info(call->model->engine)->n_context_max;
-    return w;
+    if (p->constraint && !text_work_set_constraint(call, w, p->constraint_kind, p->constraint))
+        return false;
+    if (p->conversation)
+        return chat_set_conversation(call, w, p->conversation);
+    if (p->text)
+        return text_work_set_text(call, w, p->text);
+    return !call->output.wants_echo || text_work_set_tokens(call, w, job->tokens, job->n_tokens);
 }
 
-/* Takes the job on with its prompt: the text to be tokenized, or (NULL) its tokens as they are. */
-static void take_prompt(Call *call, Job *job, const char *text, unsigned flags) {
+/* Takes the job on with its prompt, which may take work before it is tokens. */
+static void take_prompt(Call *call, Job *job, const struct prompt *p) {
     CLEANUP(job_freep) Job *owned = job;
     TextWork *w;
 
-    if (!text && !call->output.wants_echo) {
+    if (!p->text && !p->conversation && !p->constraint && !call->output.wants_echo) {
         push_any(call, take_ptr(owned));
         return;
     }
-    w = new_work(call, flags);
-    if (!w || (text ? !text_work_set_text(call, w, text)
-                    : !text_work_set_tokens(call, w, job->tokens, job->n_tokens)))
-        return;
-    w->job = take_ptr(owned);
-    text_work_start(w);
-}
-
-static void take_conversation(Call *call, Job *job, const Grokd__V1__Conversation *c,
-                              unsigned flags) {
-    CLEANUP(job_freep) Job *owned = job;
-    TextWork *w = new_work(call, flags);
-
-    if (!w || !chat_set_conversation(call, w, c))
+    w = text_work_new(call, on_prompt);
+    if (!w || !set_prompt(call, w, job, p))
         return;
     w->job = take_ptr(owned);
     text_work_start(w);
@@ -414,10 +418,31 @@ static size_t prompt_bytes(const Grokd__V1__GenerateRequest *q) {
     }
 }
 
+/* Returns false where the call is over. */
+static bool take_constraint(Call *call, const Grokd__V1__GenerateRequest *q, struct prompt *p) {
+    switch (q->constraint_case) {
+    case GROKD__V1__GENERATE_REQUEST__CONSTRAINT_JSON_SCHEMA:
+        p->constraint_kind = GK_CONSTRAINT_JSON_SCHEMA;
+        p->constraint = q->json_schema;
+        break;
+    case GROKD__V1__GENERATE_REQUEST__CONSTRAINT_REGEX:
+        p->constraint_kind = GK_CONSTRAINT_REGEX;
+        p->constraint = q->regex;
+        break;
+    case GROKD__V1__GENERATE_REQUEST__CONSTRAINT_GRAMMAR:
+        p->constraint_kind = GK_CONSTRAINT_GRAMMAR;
+        p->constraint = q->grammar;
+        break;
+    default:
+        return true;
+    }
+    return call_charge(call, strlen(p->constraint) + 1);
+}
+
 void inference_generate(Call *call, void *request) {
     const Grokd__V1__GenerateRequest *q = request;
     bool is_tokens = q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_TOKENS;
-    unsigned flags = bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control);
+    struct prompt prompt = {.flags = bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control)};
     size_t n_bytes = prompt_bytes(q);
     CLEANUP(job_freep) Job *job = NULL;
 
@@ -429,7 +454,7 @@ void inference_generate(Call *call, void *request) {
                   "there is no prompt: text, tokens or a conversation is needed");
         return;
     }
-    if (!call_charge(call, n_bytes))
+    if (!call_charge(call, n_bytes) || !take_constraint(call, q, &prompt))
         return;
     job = new_job(call, GK_GENERATE, q->priority);
     if (!job || !take_sampling(call, job, q->sampling) ||
@@ -438,9 +463,10 @@ void inference_generate(Call *call, void *request) {
     call->output.wants_ids = q->token_ids;
     call->output.wants_echo = q->echo;
     if (q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_CONVERSATION)
-        take_conversation(call, take_ptr(job), q->conversation, flags);
-    else
-        take_prompt(call, take_ptr(job), is_tokens ? NULL : q->text, flags);
+        prompt.conversation = q->conversation;
+    else if (!is_tokens)
+        prompt.text = q->text;
+    take_prompt(call, take_ptr(job), &prompt);
 }
 
 void inference_score(Call *call, void *request) {
@@ -463,8 +489,10 @@ void inference_score(Call *call, void *request) {
     if (!job || (is_tokens && !copy_tokens(call, job, q->tokens)))
         return;
     job->params.n_logprobs = q->top_logprobs;
-    take_prompt(call, take_ptr(job), is_text ? q->text : NULL,
-                bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control));
+    take_prompt(
+        call, take_ptr(job),
+        &(struct prompt){.text = is_text ? q->text : NULL,
+                         .flags = bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control)});
 }
 
 /* ---- Tokenize, Detokenize ---- */

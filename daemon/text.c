@@ -12,6 +12,8 @@ TextWork *text_work_free(TextWork *w) {
         return NULL;
     model_release(w->model);
     (void)job_free(w->job);
+    (void)gk_constraint_free(w->constraint);
+    free(w->constraint_source);
     free(w->text);
     free(w->messages);
     free(w->tokens);
@@ -59,16 +61,28 @@ bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t
     return true;
 }
 
+bool text_work_set_constraint(Call *call, TextWork *w, enum gk_constraint_kind kind,
+                              const char *source) {
+    w->constraint_kind = kind;
+    w->constraint_source = alloc_string(source);
+    return w->constraint_source || fail_memory(call, w);
+}
+
 static void run_in_background(uv_work_t *work) {
     TextWork *w = work->data;
     const GkEngine *engine = w->model->engine; /* stays, as it is in use */
 
+    if (w->constraint_source)
+        w->result = gk_constraint_new(&w->constraint, w->constraint_kind, w->constraint_source,
+                                      strlen(w->constraint_source), &w->error);
+    if (w->result != 0)
+        return;
     if (w->kind == TEXT_CONVERSATION)
         chat_run(w);
-    else if (w->kind == TEXT_TO_TOKENS)
+    else if (w->kind == TEXT_TO_TOKENS && w->text)
         w->result = gk_tokenize(engine, w->text, w->n_text, w->flags, w->n_tokens_max, &w->tokens,
                                 &w->n_tokens, &w->error);
-    else
+    else if (w->tokens)
         w->result = gk_detokenize(engine, w->tokens, w->n_tokens, w->control, &w->text, &w->n_text,
                                   &w->error);
 }

@@ -1,5 +1,5 @@
-/* Tokenizing, detokenizing and rendering conversations in libuv's threads: a long text must not
- * hold the loop up. */
+/* Tokenizing, detokenizing, rendering conversations and compiling constraints in libuv's threads: a
+ * long text must not hold the loop up. */
 #pragma once
 
 #include "daemon/call.h"
@@ -14,12 +14,15 @@ typedef struct TextWork {
     Model *model; /* in use */
     uint64_t id;  /* the call's */
     Job *job;     /* what the tokens are for, or NULL; freed with the work unless taken */
+    char *constraint_source; /* NULL: none */
+    enum gk_constraint_kind constraint_kind;
+    GkConstraint *constraint; /* result */
     enum text_kind kind;
     unsigned flags; /* enum gk_tokenize_flags */
     bool control;   /* of detokenizing */
     bool pieces;    /* the caller's */
     size_t n_tokens_max;
-    /* One is given, the other is the result. */
+    /* One is given, the other is the result; or neither. */
     char *text;
     size_t n_text;
     int32_t *tokens;
@@ -30,7 +33,7 @@ typedef struct TextWork {
     const char *template;
     int32_t end_token;
     const char *end_text;
-    int result; /* as gk_tokenize()'s */
+    int result; /* as gk_tokenize()'s, gk_constraint_new()'s */
     Error error;
     void (*on_done)(Call *call, struct TextWork *w); /* only where the call is still there */
 } TextWork;
@@ -40,5 +43,7 @@ TextWork *text_work_new(Call *call, void (*on_done)(Call *call, TextWork *w));
 TextWork *text_work_free(TextWork *w);
 /* Copies the input. Returns false where the call has been failed; the work is freed then. */
 bool text_work_set_text(Call *call, TextWork *w, const char *text);
+bool text_work_set_constraint(Call *call, TextWork *w, enum gk_constraint_kind kind,
+                              const char *source);
 bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t n);
 void text_work_start(TextWork *w);

@@ -290,7 +290,7 @@ static void report(Worker *w, Job *job, const struct gk_result *result) {
     enum letter_type type = result->has_token      ? LETTER_TOKEN
                             : result->n_scores > 0 ? LETTER_SCORES
                                                    : LETTER_PREFILL;
-    bool is_silent = result->finish == GK_FINISH_FAILED ||
+    bool is_silent = result->finish == GK_FINISH_FAILED || result->finish == GK_FINISH_STUCK ||
                      (type == LETTER_PREFILL && job->entry.has_token); /* it was suspended */
     Letter *letter = is_silent ? NULL : letter_new(type, job, result);
 
@@ -308,6 +308,12 @@ static void report(Worker *w, Job *job, const struct gk_result *result) {
     case GK_FINISH_FAILED:
         (void)error_set(&job->error, 0, "the model's file could not be read any more");
         end_job(w, job, GK_FINISH_FAILED, STATUS_DATA_LOSS);
+        return;
+    case GK_FINISH_STUCK:
+        (void)error_set(&job->error, 0,
+                        "no token may come next: the constraint allows none that is not banned, or "
+                        "is too ambiguous to follow");
+        end_job(w, job, GK_FINISH_STUCK, STATUS_ABORTED);
         return;
     default:
         (void)snprintf(job->stop, sizeof(job->stop), "%s", result->stop ? result->stop : "");

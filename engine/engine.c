@@ -49,6 +49,10 @@ static int check_vocab(const GkEngine *e, Error *reterr) {
                      tokenizer_n_vocab(e->tokenizer), e->shape.n_vocab);
 }
 
+static bool ends_generation(const void *tokenizer, int32_t token) {
+    return tokenizer_is_eog(tokenizer, token);
+}
+
 static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
     int r;
 
@@ -67,7 +71,10 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
                      gk_pool_n_threads(e->pool), reterr);
     if (r != 0)
         return r;
-    r = info_init(e);
+    r = token_table_init(&e->token_table, tokenizer_vocab(e->tokenizer), ends_generation,
+                         e->tokenizer);
+    if (r == 0)
+        r = info_init(e);
     if (r != 0)
         return error_set(reterr, r, "out of memory");
     if (o->preload && !model_file_preload(e->file, o->on_progress, o->userdata))
@@ -106,6 +113,7 @@ GkEngine *gk_engine_close(GkEngine *e) {
     scratch_deinit(&e->scratch, gk_pool_n_threads(e->pool));
     kv_pool_deinit(&e->kv);
     weights_deinit(&e->weights);
+    token_table_deinit(&e->token_table);
     (void)tokenizer_free(e->tokenizer);
     (void)model_file_close(e->file);
     for (size_t i = 0; i < ARRAY_SIZE(e->strings); i++)

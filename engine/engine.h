@@ -166,6 +166,8 @@ typedef struct GkConstraint GkConstraint;
  * the place and the reason, -ENOMEM. */
 int gk_constraint_new(GkConstraint **ret, enum gk_constraint_kind kind, const char *source,
                       size_t n, Error *reterr);
+/* The memory that it takes. A sequence that uses it takes up to 10 MiB more. */
+size_t gk_constraint_bytes(const GkConstraint *c);
 GkConstraint *gk_constraint_free(GkConstraint *c);
 DEFINE_CLEANUP(GkConstraint *, gk_constraint_free)
 
@@ -193,7 +195,8 @@ struct gk_string {
 #define GK_LOGIT_BIAS_MAX        1024
 #define GK_LOGPROBS_MAX          20
 
-/* gk_params_default() gives greedy decoding. Everything is copied by gk_seq_new(). */
+/* gk_params_default() gives greedy decoding. Everything is copied by gk_seq_new() but the
+ * constraint, which outlives the sequence. */
 struct gk_params {
     enum gk_mode mode;
     uint32_t n_tokens_max;    /* tokens to sample; 0: until the context ends */
@@ -219,6 +222,9 @@ struct gk_params {
     size_t n_stop_tokens;
     const struct gk_logit_bias *logit_bias;
     size_t n_logit_bias;
+    /* What the text must be, or NULL: masks the logits before all filters. It may end only where
+     * the constraint is satisfied, and ends by itself where nothing else is possible. */
+    const GkConstraint *constraint;
 };
 struct gk_params gk_params_default(void);
 
@@ -257,9 +263,11 @@ struct gk_plan {
 
 enum gk_finish {
     GK_FINISH_NONE,
-    GK_FINISH_STOP,
+    GK_FINISH_STOP, /* an end or stop token, a stop string, or the constraint leaves only the end */
     GK_FINISH_LENGTH,
     GK_FINISH_SCORED,
+    GK_FINISH_STUCK, /* no token may come: the constraint and the bans leave none, or following it
+                        took more than the maxima allow */
     GK_FINISH_FAILED
 };
 

@@ -4,6 +4,7 @@
 #include "base/list.h"
 #include "engine/engine.h"
 #include "engine/file/file.h"
+#include "engine/grammar/match.h"
 #include "engine/kv.h"
 #include "engine/pool.h"
 #include "engine/shape.h"
@@ -13,6 +14,7 @@
 struct GkEngine {
     ModelFile *file;
     Tokenizer *tokenizer;
+    TokenTable token_table; /* of the tokenizer, for constraints */
     GkPool *pool;
     const struct kern_ops *kern;
     struct manifest manifest;

@@ -369,7 +369,12 @@ static void penalise(const Sampler *s, float *logits) {
     }
 }
 
-static void adjust(const Sampler *s, float *logits, const int32_t *banned, size_t n_banned) {
+static bool is_allowed(const uint64_t *allowed, size_t token) {
+    return !allowed || (allowed[token / 64] >> (token % 64) & 1) != 0;
+}
+
+static void adjust(const Sampler *s, float *logits, const int32_t *banned, size_t n_banned,
+                   const uint64_t *allowed) {
     for (uint32_t i = 0; i < s->n_vocab; i++)
         logits[i] = sane(logits[i]);
     for (size_t i = 0; i < s->n_bias; i++)
@@ -377,6 +382,9 @@ static void adjust(const Sampler *s, float *logits, const int32_t *banned, size_
     penalise(s, logits);
     for (size_t i = 0; i < n_banned; i++)
         logits[banned[i]] = -INFINITY;
+    for (size_t i = 0; allowed && i < s->n_vocab; i++)
+        if (!is_allowed(allowed, i))
+            logits[i] = -INFINITY;
 }
 
 /* ---- choosing ---- */
@@ -496,35 +504,36 @@ static int32_t choose(Sampler *s, const float *logits, double best) {
     return s->choices[n - n_kept].token;
 }
 
-/* Everything is impossible: the first that is not banned outright, so that there is an answer. */
-static int32_t first_allowed(const Sampler *s, const int32_t *banned, size_t n_banned) {
+/* Everything is impossible: the first that is not ruled out, so that there is an answer. */
+static int32_t first_allowed(const Sampler *s, const int32_t *banned, size_t n_banned,
+                             const uint64_t *allowed) {
     for (uint32_t i = 0; i < s->n_vocab; i++) {
-        bool is_banned = false;
+        bool is_banned = !is_allowed(allowed, i);
 
         for (size_t j = 0; !is_banned && j < n_banned; j++)
             is_banned = banned[j] == (int32_t)i;
         if (!is_banned)
             return (int32_t)i;
     }
-    return 0;
+    return allowed ? -1 : 0;
 }
 
 void sampler_sample(Sampler *s, float *logits, const int32_t *banned, size_t n_banned,
-                    struct sampled *ret) {
+                    const uint64_t *allowed, struct sampled *ret) {
     uint32_t i_best;
     float best;
 
     *ret = (struct sampled){.n_top = MIN(s->n_logprobs, s->n_vocab)};
     if (s->raw)
         (void)memcpy(s->raw, logits, s->n_vocab * sizeof(*logits));
-    adjust(s, logits, banned, n_banned);
+    adjust(s, logits, banned, n_banned, allowed);
     best = find_best(logits, s->n_vocab, &i_best);
     if (best == -INFINITY)
-        ret->token = first_allowed(s, banned, n_banned);
+        ret->token = first_allowed(s, banned, n_banned, allowed);
     else if (s->choices)
         ret->token = choose(s, logits, (double)best);
     else
         ret->token = (int32_t)i_best;
-    if (s->raw)
+    if (s->raw && ret->token >= 0)
         sampler_score(s->raw, s->n_vocab, ret->token, &ret->logprob, ret->top, ret->n_top);
 }

@@ -26,14 +26,15 @@ struct sampled {
 };
 /* In this order: NaN counts as -INFINITY; log-probabilities are taken (of the model's own logits);
  * logit bias is added; penalties (repetition, then presence and frequency); banned tokens
- * (n_banned) fall out. Temperature 0 then gives the best. Else: temperature; min_p; of what is left
- * the top_k best; of these as few of the best as make top_p of their probability; one draw. Of
- * equal logits the lowest id is the best. There is always an answer: where everything is
- * impossible, the first token that is not banned.
+ * (n_banned) fall out, and those that are not `allowed` (a bit set; NULL: all are). Temperature 0
+ * then gives the best. Else: temperature; min_p; of what is left the top_k best; of these as few of
+ * the best as make top_p of their probability; one draw. Of equal logits the lowest id is the best.
+ * There is always an answer: where everything is impossible, the first token that may come; -1
+ * where none may.
  *
  * logits (n_vocab) are changed in place. */
 void sampler_sample(Sampler *s, float *logits, const int32_t *banned, size_t n_banned,
-                    struct sampled *ret);
+                    const uint64_t *allowed, struct sampled *ret);
 /* Log-softmax of one row: the log-probability of `token`, and the n_top <= GK_LOGPROBS_MAX best (as
  * many as the vocabulary has). */
 void sampler_score(const float *logits, uint32_t n_vocab, int32_t token, float *ret_logprob,

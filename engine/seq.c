@@ -2,6 +2,7 @@
 #include "engine/seq.h"
 
 #include "base/alloc.h"
+#include "engine/grammar/grammar.h"
 #include "engine/internal.h"
 
 #include <errno.h>
@@ -84,6 +85,12 @@ static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params 
     if ((r = sampler_new(&seq->sampler, p, e->shape.n_vocab)) != 0 ||
         (r = text_stream_new(&seq->text, e->tokenizer, p)) != 0)
         return error_set(reterr, r, "out of memory");
+    if (p->constraint &&
+        matcher_new(&seq->matcher, &p->constraint->network, &e->token_table,
+                    &(struct matcher_options){.ignore_ends = p->ignore_eos,
+                                              .stop_tokens = seq->stop_tokens,
+                                              .n_stop_tokens = p->n_stop_tokens}) != 0)
+        return error_set(reterr, -ENOMEM, "out of memory");
     for (size_t i = 0; i < seq->n_prompt; i++)
         sampler_accept(seq->sampler, tokens[i], true);
     return 0;
@@ -158,6 +165,7 @@ GkSeq *gk_seq_free(GkSeq *seq) {
     list_unlink(&seq->node);
     (void)sampler_free(seq->sampler);
     (void)text_stream_free(seq->text);
+    (void)matcher_free(seq->matcher);
     free(seq->pages);
     free(seq->tokens);
     free(seq->stop_tokens);
@@ -196,14 +204,24 @@ static bool ends_text(const GkSeq *seq, int32_t token) {
     return false;
 }
 
-void seq_take_logits(GkSeq *seq, size_t position, float *logits) {
-    uint32_t n_top = seq->params.n_logprobs;
+static void sample(GkSeq *seq, float *logits) {
+    const uint64_t *allowed = seq->matcher ? matcher_mask(seq->matcher) : NULL;
     const int32_t *banned;
     size_t n_banned;
 
+    if (seq->matcher && !allowed) {
+        seq->sampled = (struct sampled){.token = -1};
+        return;
+    }
+    n_banned = text_stream_banned(seq->text, &banned);
+    sampler_sample(seq->sampler, logits, banned, n_banned, allowed, &seq->sampled);
+}
+
+void seq_take_logits(GkSeq *seq, size_t position, float *logits) {
+    uint32_t n_top = seq->params.n_logprobs;
+
     if (seq->params.mode == GK_GENERATE) {
-        n_banned = text_stream_banned(seq->text, &banned);
-        sampler_sample(seq->sampler, logits, banned, n_banned, &seq->sampled);
+        sample(seq, logits);
         return;
     }
     sampler_score(logits, seq->engine->shape.n_vocab, seq->tokens[position + 1],
@@ -223,11 +241,33 @@ static void finish_scoring(GkSeq *seq, size_t n_before, struct gk_result *ret) {
         ret->finish = seq->finish = GK_FINISH_SCORED;
 }
 
-static void accept_token(GkSeq *seq, struct gk_result *ret) {
-    int32_t token = seq->sampled.token;
-    bool ended = ends_text(seq, token), is_last;
+/* There is no next token: what waits is released, and that is all. */
+static void end_stuck(GkSeq *seq, struct gk_result *ret) {
     struct text_out out;
 
+    text_stream_flush(seq->text, &out);
+    ret->finish = seq->finish = GK_FINISH_STUCK;
+    ret->text = out.text;
+    ret->n_text = out.n;
+}
+
+/* Returns true where the constraint leaves nothing but the end. */
+static bool constraint_ends(GkSeq *seq, int32_t token) {
+    size_t n;
+    const char *piece;
+
+    if (!seq->matcher)
+        return false;
+    piece = tokenizer_piece(seq->engine->tokenizer, token, &n);
+    return matcher_push(seq->matcher, piece, n) && matcher_is_complete(seq->matcher);
+}
+
+static void accept_token(GkSeq *seq, struct gk_result *ret) {
+    int32_t token = seq->sampled.token;
+    bool ended = ends_text(seq, token), is_complete, is_last;
+    struct text_out out;
+
+    is_complete = !ended && constraint_ends(seq, token);
     seq->tokens[seq->n_tokens++] = token;
     is_last = seq->n_tokens == seq->n_tokens_max;
     sampler_accept(seq->sampler, token, false);
@@ -239,11 +279,11 @@ static void accept_token(GkSeq *seq, struct gk_result *ret) {
     /* The end token itself is not text. */
     if (ended)
         text_stream_flush(seq->text, &out);
-    else if (is_last)
+    else if (is_last || is_complete)
         text_stream_push_last(seq->text, token, &out);
     else
         text_stream_push(seq->text, token, &out);
-    if (ended || out.stop)
+    if (ended || out.stop || is_complete)
         seq->finish = GK_FINISH_STOP;
     else if (is_last)
         seq->finish = GK_FINISH_LENGTH;
@@ -261,6 +301,8 @@ void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret) {
     ret->n_prompt_done = MIN(seq->n_done, seq->n_prompt);
     if (seq->params.mode == GK_SCORE)
         finish_scoring(seq, n_before, ret);
+    else if (seq->n_done == seq->n_tokens && seq->sampled.token < 0)
+        end_stuck(seq, ret);
     else if (seq->n_done == seq->n_tokens)
         accept_token(seq, ret);
 }

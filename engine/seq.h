@@ -11,6 +11,7 @@
 
 #include "base/list.h"
 #include "engine/engine.h"
+#include "engine/grammar/match.h"
 #include "engine/sample.h"
 #include "engine/text/stream.h"
 
@@ -27,6 +28,7 @@ struct GkSeq {
     bool is_suspended;
     Sampler *sampler; /* NULL in GK_SCORE */
     TextStream *text; /* NULL in GK_SCORE */
+    Matcher *matcher; /* NULL: no constraint */
     enum gk_finish finish;
     /* Of the step under way. */
     struct sampled sampled;

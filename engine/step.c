@@ -10,9 +10,9 @@
  * tasks (a block of output features for all rows) from a list: the products.
  *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
- * number of threads nor on who was quicker. Nothing here allocates, logs or locks. Rejected: a fork
- * and join around each operation, as a compute graph has it, which costs two barriers where this
- * has one.
+ * number of threads nor on who was quicker. Nothing here allocates (but for what a constraint
+ * keeps, see grammar/match.c), logs or locks. Rejected: a fork and join around each operation, as a
+ * compute graph has it, which costs two barriers where this has one.
  */
 #include "engine/step.h"
 

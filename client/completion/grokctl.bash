@@ -13,7 +13,7 @@ _grokctl() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
-        -s | --socket | -m | --model | -f | --file) ((i++)) ;;
+        -s | --socket | -m | --model | -f | --file | --json-schema | --grammar) ((i++)) ;;
         -*) ;;
         *)
             command=$word
@@ -30,7 +30,7 @@ _grokctl() {
         mapfile -t COMPREPLY < <(compgen -W "interactive normal batch" -- "$current")
         return
         ;;
-    -s | --socket | -f | --file)
+    -s | --socket | -f | --file | --json-schema | --grammar)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
         ;;

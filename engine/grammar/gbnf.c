@@ -97,6 +97,8 @@ static size_t take_name(struct gbnf *g) {
 static uint32_t find_rule(struct gbnf *g, const char *name, size_t n) {
     uint32_t hash = 2166136261u, i;
 
+    if (g->x->result != 0)
+        return 0;
     for (size_t k = 0; k < n; k++)
         hash = (hash ^ (uint8_t)name[k]) * 16777619u;
     for (i = (hash ^ hash >> 15) % NAME_SLOTS; g->slots[i] != 0; i = (i + 1) % NAME_SLOTS) {

@@ -68,6 +68,13 @@ int gk_constraint_new(GkConstraint **ret, enum gk_constraint_kind kind, const ch
     return 0;
 }
 
+size_t gk_constraint_bytes(const GkConstraint *c) {
+    const Network *w = &c->network;
+
+    return sizeof(*c) + w->n_nodes * (sizeof(*w->nodes) + sizeof(*w->heights)) +
+           w->n_rules * sizeof(*w->rules) + w->n_sets * sizeof(*w->sets);
+}
+
 GkConstraint *gk_constraint_free(GkConstraint *c) {
     if (c) {
         network_deinit(&c->network);

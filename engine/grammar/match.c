@@ -142,8 +142,8 @@ static void rehash(Matcher *m, uint32_t n_buckets) {
     m->n_buckets = n_buckets;
     for (uint32_t i = 0; i < m->n_stacks; i++) {
         struct stacks *s = &m->stacks[i];
-        uint32_t *bucket =
-            &buckets[hash_tops(m->tops + s->first, s->n, s->has_empty) & (n_buckets - 1)];
+        const struct top *tops = s->n > 0 ? m->tops + s->first : NULL;
+        uint32_t *bucket = &buckets[hash_tops(tops, s->n, s->has_empty) & (n_buckets - 1)];
 
         s->next = *bucket;
         *bucket = i + 1;
@@ -232,7 +232,7 @@ static uint32_t unite(Matcher *m, uint32_t begin, bool has_empty) {
             top.below = unite_below(m, i, k);
         m->scratch[n++] = top;
     }
-    set = intern(m, m->scratch + begin, n - begin, has_empty);
+    set = intern(m, n > begin ? m->scratch + begin : NULL, n - begin, has_empty);
     m->n_scratch = begin;
     return set;
 }
@@ -432,7 +432,10 @@ static bool forget(Matcher *m) {
 
 /* ---- the object ---- */
 
+/* Before the first question, so that a sequence that is made and not run costs nothing. */
 static void start(Matcher *m) {
+    if (m->state != NOT_KNOWN)
+        return;
     visit(m, m->network->rules[m->network->root], EMPTY_STACK);
     m->state = close_over(m);
 }
@@ -451,7 +454,7 @@ int matcher_new(Matcher **ret, const Network *network, const TokenTable *table,
     m->trail = alloc_array((size_t)table->vocab->n_surface_max + 1, sizeof(*m->trail));
     if (!m->trail || !make_empty(m))
         return error_origin(-ENOMEM);
-    start(m);
+    m->state = NOT_KNOWN;
     *ret = take_ptr(m);
     return 0;
 }
@@ -488,16 +491,19 @@ static bool follow(Matcher *m, const uint8_t *bytes, size_t n) {
 }
 
 bool matcher_push(Matcher *m, const void *bytes, size_t n) {
+    start(m);
     if (!follow(m, bytes, n) && !(forget(m) && follow(m, bytes, n)))
         m->state = NO_STACKS;
     return m->state != NO_STACKS;
 }
 
-bool matcher_is_accepting(const Matcher *m) {
+bool matcher_is_accepting(Matcher *m) {
+    start(m);
     return m->stacks[m->state].has_empty;
 }
 
-bool matcher_is_complete(const Matcher *m) {
+bool matcher_is_complete(Matcher *m) {
+    start(m);
     return m->stacks[m->state].has_empty && m->stacks[m->state].n == 0;
 }
 
@@ -571,8 +577,10 @@ static struct mask *find_mask(Matcher *m) {
 }
 
 const uint64_t *matcher_mask(Matcher *m) {
-    struct mask *mask = find_mask(m);
+    struct mask *mask;
 
+    start(m);
+    mask = find_mask(m);
     mask->used = ++m->clock;
     if (mask->state == m->state)
         return mask->bits;

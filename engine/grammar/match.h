@@ -48,6 +48,6 @@ const uint64_t *matcher_mask(Matcher *m);
  */
 bool matcher_push(Matcher *m, const void *bytes, size_t n);
 /* The text so far satisfies the constraint. */
-bool matcher_is_accepting(const Matcher *m);
+bool matcher_is_accepting(Matcher *m);
 /* … and no longer text that begins with it does. */
-bool matcher_is_complete(const Matcher *m);
+bool matcher_is_complete(Matcher *m);

@@ -304,8 +304,12 @@ static void compile_rules(struct compiler *c) {
     for (uint32_t i = 0; i < x->n_rules; i++)
         (void)add_rule(c); /* the same numbers */
     (void)add_node(c, NODE_END, 0, 0);
-    for (uint32_t i = 0; i < x->n_rules && c->result == 0; i++)
-        c->w->rules[i] = compile(c, x->rules[i].body, 0);
+    for (uint32_t i = 0; i < x->n_rules && c->result == 0; i++) {
+        uint32_t start = compile(c, x->rules[i].body, 0);
+
+        if (c->result == 0)
+            c->w->rules[i] = start; /* compiling moves the array */
+    }
     while (c->n_later > 0 && c->result == 0) {
         Expr body = c->later[--c->n_later].body;
         uint32_t rule = c->later[c->n_later].rule, start;
@@ -559,7 +563,7 @@ static int analyse(Network *w, const Exprs *x, Error *reterr) {
     uint32_t *rule_next = alloc_array(w->n_rules, sizeof(*rule_next));
     uint32_t *now = alloc_array(3 * (size_t)w->n_nodes, sizeof(*now));
     uint32_t *next = alloc_array(3 * (size_t)w->n_nodes, sizeof(*next));
-    struct links links = {NULL};
+    struct links links = {.before = NULL};
     struct measure m = {.w = w, .links = &links, .rule_at = rule_at, .rule_next = rule_next};
     int r = links_init(&links, w);
 

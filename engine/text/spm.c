@@ -58,6 +58,10 @@ Tokenizer *tokenizer_free(Tokenizer *t) {
     return NULL;
 }
 
+const Vocab *tokenizer_vocab(const Tokenizer *t) {
+    return &t->vocab;
+}
+
 uint32_t tokenizer_n_vocab(const Tokenizer *t) {
     return t->vocab.n;
 }

@@ -15,7 +15,7 @@
  * sampling stage is one pass, without trying again:
  *
  *     n = text_stream_banned(stream, &banned);
- *     sampler_sample(sampler, logits, banned, n, &sampled);
+ *     sampler_sample(sampler, logits, banned, n, NULL, &sampled);
  *     sampler_accept(sampler, sampled.token, false);
  *     text_stream_push(stream, sampled.token, &out);
  *

@@ -25,6 +25,7 @@ Tokenizer *tokenizer_free(Tokenizer *t);
 DEFINE_CLEANUP(Tokenizer *, tokenizer_free)
 
 uint32_t tokenizer_n_vocab(const Tokenizer *t);
+const struct Vocab *tokenizer_vocab(const Tokenizer *t);
 int32_t tokenizer_bos(const Tokenizer *t);  /* -1: none */
 int32_t tokenizer_eos(const Tokenizer *t);  /* -1: none */
 bool tokenizer_add_bos(const Tokenizer *t); /* the model's default */

@@ -50,7 +50,7 @@ static int32_t sample(Sampler *s, const float *logits, uint32_t n_vocab) {
 
     assert(copy);
     (void)memcpy(copy, logits, n_vocab * sizeof(*copy));
-    sampler_sample(s, copy, NULL, 0, &r);
+    sampler_sample(s, copy, NULL, 0, NULL, &r);
     assert(r.token >= 0 && (uint32_t)r.token < n_vocab);
     free(copy);
     return r.token;
@@ -297,22 +297,22 @@ static void test_odd_logits(void) {
         params.n_logprobs = 3;
         s = make(&params, 6);
         (void)memcpy(logits, (float[]){NAN, -INFINITY, -3, NAN, -2000, NAN}, sizeof(logits));
-        sampler_sample(s, logits, NULL, 0, &r);
+        sampler_sample(s, logits, NULL, 0, NULL, &r);
         assert(r.token == 2 && r.logprob == 0);
         assert(r.n_top == 3 && r.top[0].token == 2 && r.top[1].token == 4 && r.top[2].token == 0);
         assert(r.top[1].logprob == -1997 && r.top[2].logprob == -INFINITY);
 
         (void)memcpy(logits, (float[]){0, INFINITY, 3, -INFINITY, NAN, FLT_MAX}, sizeof(logits));
-        sampler_sample(s, logits, NULL, 0, &r);
+        sampler_sample(s, logits, NULL, 0, NULL, &r);
         assert((r.token == 1 || (drawn && r.token == 5)) && fabsf(r.logprob + 0.6931472f) < 1e-6f);
 
         for (size_t i = 0; i < 6; i++)
             logits[i] = i % 2 ? NAN : -INFINITY;
-        sampler_sample(s, logits, NULL, 0, &r);
+        sampler_sample(s, logits, NULL, 0, NULL, &r);
         assert(r.token == 0 && r.logprob == -INFINITY);
         for (size_t i = 0; i < 6; i++)
             logits[i] = -INFINITY;
-        sampler_sample(s, logits, (int32_t[]){0, 1, 3}, 3, &r);
+        sampler_sample(s, logits, (int32_t[]){0, 1, 3}, 3, NULL, &r);
         assert(r.token == 2);
         (void)sampler_free(s);
     }
@@ -329,11 +329,11 @@ static void test_banned(void) {
         s = make(&params, 4);
         for (unsigned i = 0; i < 100; i++) {
             (void)memcpy(logits, (float[]){1, 9, 8, 0}, sizeof(logits));
-            sampler_sample(s, logits, (int32_t[]){1, 2}, 2, &r);
+            sampler_sample(s, logits, (int32_t[]){1, 2}, 2, NULL, &r);
             assert(r.token == 0 || (drawn && r.token == 3));
         }
         (void)memcpy(logits, (float[]){1, 9, 8, 0}, sizeof(logits));
-        sampler_sample(s, logits, (int32_t[]){2, 1, 0, 3}, 4, &r);
+        sampler_sample(s, logits, (int32_t[]){2, 1, 0, 3}, 4, NULL, &r);
         assert(r.token == 0); /* there is always an answer */
         (void)sampler_free(s);
     }
@@ -373,7 +373,7 @@ static void test_penalties(void) {
             sampler_accept(s, prompt[j], true);
         for (size_t j = 0; j < ARRAY_SIZE(output); j++)
             sampler_accept(s, output[j], false);
-        sampler_sample(s, logits, NULL, 0, &r);
+        sampler_sample(s, logits, NULL, 0, NULL, &r);
         for (int j = 0; j < 8; j++) {
             assert(logits[j] == expected[j] || fabsf(logits[j] - expected[j]) < 1e-5f);
             assert(logits[r.token] >= logits[j]);
@@ -414,7 +414,7 @@ static void test_logprobs(void) {
         for (size_t j = 0; j < 1000; j++)
             sum += exp(sorted[j].logit - sorted[0].logit);
         sum = sorted[0].logit + log(sum);
-        sampler_sample(s, logits, NULL, 0, &r);
+        sampler_sample(s, logits, NULL, 0, NULL, &r);
         assert(fabs((double)r.logprob - ((double)raw[r.token] - sum)) < 1e-5);
         assert(r.n_top == GK_LOGPROBS_MAX);
         for (size_t j = 0; j < r.n_top; j++) {
