@@ -110,7 +110,8 @@ static int fill_constraint(const struct generate *g, struct grokd_generate_reque
     int r = EXIT_OK;
 
     if ((g->json_schema != NULL) + (g->regex != NULL) + (g->grammar != NULL) > 1)
-        return ctl_fail(EXIT_USAGE, "only one of --json-schema, --regex and --grammar can be given");
+        return ctl_fail(EXIT_USAGE,
+                        "only one of --json-schema, --regex and --grammar can be given");
     request->regex = g->regex;
     if (g->grammar)
         r = ctl_read_text(g->grammar, 0, NULL, ret_source);
