@@ -21,11 +21,11 @@ kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/
 proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
-ctl_SRC    := client/cmd-generate.c client/cmd-models.c client/cmd-status.c client/cmd-text.c \
-              client/ctl.c client/grokctl.c client/progress.c
+ctl_SRC    := client/cmd-generate.c client/cmd-models.c client/cmd-status.c client/cmd-text.c client/cmd-top.c \
+              client/ctl.c client/grokctl.c client/progress.c client/top-screen.c
 daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon/conn.c daemon/cost.c daemon/daemon.c daemon/job.c \
               daemon/listener.c daemon/log.c daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c \
-              daemon/output.c daemon/quota.c daemon/room.c daemon/sched.c daemon/service.c daemon/service-generate.c \
+              daemon/output.c daemon/quota.c daemon/room.c daemon/sched.c daemon/service.c daemon/service-admin.c daemon/service-generate.c \
               daemon/service-inference.c daemon/service-models.c daemon/text.c daemon/worker.c
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
@@ -68,7 +68,7 @@ LDLIBS   += -lpthread -lm
 
 engine_LIBS := $(call pkg_libs,openblas jansson)
 proto_LIBS  := $(call pkg_libs,libprotobuf-c)
-ctl_LIBS    := $(call pkg_libs,jansson) $(proto_LIBS)
+ctl_LIBS    := $(call pkg_libs,jansson ncursesw) $(proto_LIBS)
 daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)
 
 # Where an installed grokd finds its configuration and the demo model.

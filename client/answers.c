@@ -396,3 +396,94 @@ int convert_status(struct answer *answer, const void *message) {
     answer->event.status = to;
     return copy_summaries(&answer->arena, m->models, m->n_models, &to->models) ? 0 : -ENOMEM;
 }
+
+/* ---- Top ---- */
+
+static bool copy_accounts(MsgArena *a, const Grokd__V1__TopEvent *m, struct grokd_top *to) {
+    const struct grokd_top_account **all =
+        MAKE_ARRAY(a, m->n_accounts, const struct grokd_top_account *);
+    struct grokd_top_account *each = MAKE_ARRAY(a, m->n_accounts, struct grokd_top_account);
+
+    if (!all || !each)
+        return false;
+    for (size_t i = 0; i < m->n_accounts; i++) {
+        const Grokd__V1__TopAccount *from = m->accounts[i];
+
+        each[i] = (struct grokd_top_account){
+            .uid = from->uid,
+            .actor = from->actor,
+            .connections = from->connections,
+            .requests_running = from->requests_running,
+            .requests_queued = from->requests_queued,
+            .bytes = from->bytes,
+            .tokens_in_flight = from->tokens_in_flight,
+            .window_tokens = from->window_tokens,
+            .kv_pages = from->kv_pages,
+            .prompt_tokens_per_s = from->prompt_tokens_per_s,
+            .generated_tokens_per_s = from->generated_tokens_per_s,
+        };
+        all[i] = &each[i];
+    }
+    to->accounts = all;
+    to->n_accounts = m->n_accounts;
+    return true;
+}
+
+static bool copy_requests(MsgArena *a, const Grokd__V1__TopEvent *m, struct grokd_top *to) {
+    const struct grokd_top_request **all =
+        MAKE_ARRAY(a, m->n_requests, const struct grokd_top_request *);
+    struct grokd_top_request *each = MAKE_ARRAY(a, m->n_requests, struct grokd_top_request);
+
+    if (!all || !each)
+        return false;
+    for (size_t i = 0; i < m->n_requests; i++) {
+        const Grokd__V1__TopRow *from = m->requests[i];
+
+        each[i] = (struct grokd_top_request){
+            .uid = from->uid,
+            .actor = from->actor,
+            .method = from->method,
+            .request_id = from->request_id,
+            .model = from->model,
+            .state = (int)from->state,
+            .priority = (int)from->priority,
+            .prompt_tokens = from->prompt_tokens,
+            .prompt_done = from->prompt_done,
+            .generated_tokens = from->generated_tokens,
+            .max_tokens = from->max_tokens,
+            .age_us = from->age_us,
+        };
+        all[i] = &each[i];
+    }
+    to->requests = all;
+    to->n_requests = m->n_requests;
+    return true;
+}
+
+int convert_top(struct answer *answer, const void *message) {
+    struct grokd_top *to = MAKE(&answer->arena, struct grokd_top);
+    const Grokd__V1__TopEvent *m = message;
+
+    if (!to)
+        return -ENOMEM;
+    *to = (struct grokd_top){
+        .uptime_us = m->uptime_us,
+        .draining = m->draining,
+        .connections = m->connections,
+        .requests_running = m->requests_running,
+        .requests_queued = m->requests_queued,
+        .prompt_tokens_per_s = m->prompt_tokens_per_s,
+        .generated_tokens_per_s = m->generated_tokens_per_s,
+        .kv_pages_used = m->kv_pages_used,
+        .kv_pages_total = m->kv_pages_total,
+        .steps_total = m->steps_total,
+        .steps_us_total = m->steps_us_total,
+        .resident_bytes = m->resident_bytes,
+        .n_models = m->n_models,
+    };
+    answer->event.top = to;
+    return copy_summaries(&answer->arena, m->models, m->n_models, &to->models) &&
+                   copy_accounts(&answer->arena, m, to) && copy_requests(&answer->arena, m, to)
+               ? 0
+               : -ENOMEM;
+}

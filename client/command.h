@@ -66,7 +66,8 @@ struct command {
 };
 
 extern const struct command command_generate, command_score, command_tokenize, command_detokenize,
-    command_models, command_show, command_load, command_unload, command_status, command_cancel;
+    command_models, command_show, command_load, command_unload, command_status, command_top,
+    command_cancel;
 
 /* What every command gets. Owner: main(). */
 struct Ctl {

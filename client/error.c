@@ -54,3 +54,13 @@ const char *grokd_finish_reason_name(int reason) {
            : reason == GROKD_FINISH_LENGTH ? "length"
                                            : "unspecified";
 }
+
+const char *grokd_request_state_name(int state) {
+    static const char *const names[] = {
+        [GROKD_REQUEST_UNSPECIFIED] = "unspecified", [GROKD_REQUEST_OPENING] = "opening",
+        [GROKD_REQUEST_QUEUED] = "queued",           [GROKD_REQUEST_RUNNING] = "running",
+        [GROKD_REQUEST_FLUSHING] = "flushing",
+    };
+
+    return state >= 0 && (size_t)state < ARRAY_SIZE(names) ? names[state] : names[0];
+}

@@ -474,6 +474,62 @@ int grokd_begin_status(grokd_client *client, grokd_call **ret, struct grokd_erro
 int grokd_status(grokd_client *client, struct grokd_status_response **ret,
                  struct grokd_error *error);
 
+/* ---- Admin.Top: who uses what ---- */
+
+/* What a user, or one of the actors it names, has of the daemon now. */
+struct grokd_top_account {
+    uint32_t uid;
+    const char *actor; /* "": the user itself */
+    uint32_t connections, requests_running, requests_queued;
+    uint64_t bytes;            /* of requests under way, and of answers left unread */
+    uint64_t tokens_in_flight; /* prompts and max_tokens of requests under way */
+    uint64_t window_tokens;    /* computed within the configured token_window */
+    uint64_t kv_pages;         /* that its requests may come to need */
+    double prompt_tokens_per_s, generated_tokens_per_s; /* in the last seconds */
+};
+
+enum grokd_request_state {
+    GROKD_REQUEST_UNSPECIFIED = 0,
+    GROKD_REQUEST_OPENING = 1, /* waits for its model, or is tokenized */
+    GROKD_REQUEST_QUEUED = 2,
+    GROKD_REQUEST_RUNNING = 3,
+    GROKD_REQUEST_FLUSHING = 4 /* computed; its client has not read all */
+};
+
+/* "running", "queued", …; "unspecified" for a number that is no state. */
+const char *grokd_request_state_name(int state);
+
+struct grokd_top_request {
+    uint32_t uid;
+    const char *actor, *method;
+    const char *request_id; /* "": another user's, which only root may see */
+    const char *model;
+    int state;    /* enum grokd_request_state */
+    int priority; /* enum grokd_priority */
+    uint32_t prompt_tokens, prompt_done, generated_tokens, max_tokens;
+    uint64_t age_us;
+};
+
+struct grokd_top {
+    uint64_t uptime_us;
+    bool draining;
+    uint32_t connections, requests_running, requests_queued;
+    double prompt_tokens_per_s, generated_tokens_per_s; /* in the last seconds */
+    uint64_t kv_pages_used, kv_pages_total;
+    uint64_t steps_total, steps_us_total; /* and the time they took together */
+    uint64_t resident_bytes;
+    const struct grokd_model_summary *const *models;
+    size_t n_models;
+    const struct grokd_top_account *const *accounts;
+    size_t n_accounts;
+    const struct grokd_top_request *const *requests; /* the oldest first */
+    size_t n_requests;
+};
+
+/* A stream of `top` events, one every `interval_ms` (100 to 60000); 0: a single one. */
+int grokd_begin_top(grokd_client *client, uint32_t interval_ms, grokd_call **ret,
+                    struct grokd_error *error);
+
 /* ---- what grokd_call_next() gives ---- */
 
 /* Of the pointers after `model` exactly one is not NULL: it tells what the event is. (All are NULL
@@ -495,6 +551,7 @@ struct grokd_event {
     const struct grokd_show_model_response *show_model;
     const struct grokd_unload_model_response *unload_model;
     const struct grokd_status_response *status;
+    const struct grokd_top *top;
 };
 
 #ifdef __GNUC__

@@ -108,6 +108,7 @@ int convert_show_model(struct answer *answer, const void *m);
 int convert_load_progress(struct answer *answer, const void *m);
 int convert_unload_model(struct answer *answer, const void *m);
 int convert_status(struct answer *answer, const void *m);
+int convert_top(struct answer *answer, const void *m);
 struct answer *answer_free(struct answer *answer);
 /* For grokd_free(): what an answer's public struct belongs to. */
 struct answer *answer_of(void *public);

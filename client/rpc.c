@@ -372,6 +372,22 @@ int grokd_begin_unload_model(grokd_client *client, const char *model, grokd_call
     return call_begin(client, &unload_model, &m.base, "", ret, error);
 }
 
+static const struct rpc top = {
+    .service = "grokd.v1.Admin",
+    .method = "Top",
+    .is_stream = true,
+    .answer = &grokd__v1__top_event__descriptor,
+    .convert = convert_top,
+};
+
+int grokd_begin_top(grokd_client *client, uint32_t interval_ms, grokd_call **ret,
+                    struct grokd_error *error) {
+    Grokd__V1__TopRequest m = GROKD__V1__TOP_REQUEST__INIT;
+
+    m.interval_ms = interval_ms;
+    return call_begin(client, &top, &m.base, "", ret, error);
+}
+
 static const struct rpc status = {
     .service = "grokd.v1.Admin",
     .method = "Status",

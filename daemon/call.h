@@ -55,6 +55,8 @@ typedef struct Call {
     uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us;
     size_t n_prompt, n_prompt_done, n_generated;
     uint64_t seed;
+    uint64_t tick_us, interval_us; /* of methods that act now and then; 0: never */
+    bool is_due;                   /* such a method has something to say */
     /* Generate */
     Output output;
     uint64_t n_events;

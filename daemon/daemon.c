@@ -51,41 +51,40 @@ void daemon_wake_at(Daemon *d, uint64_t at_us) {
     (void)uv_timer_start(&d->deadline, on_deadline, at_us > now ? (at_us - now) / 1000 + 1 : 0, 0);
 }
 
-static uint64_t end_late_calls(Daemon *d, uint64_t now) {
+static uint64_t earlier(uint64_t a, uint64_t b) { /* 0: never */
+    return a == 0 || (b > 0 && b < a) ? b : a;
+}
+
+/* Ends those whose time is up, and lets those act whose turn it is. */
+static uint64_t tick_calls(Daemon *d, uint64_t now) {
     uint64_t next = 0;
 
     for (size_t i = 0; i < DAEMON_CALL_BUCKETS; i++)
         list_for_each_safe (node, &d->calls[i]) {
             Call *call = container_of(node, Call, id_node);
 
-            if (call->deadline_us == 0)
-                continue;
-            if (call->deadline_us <= now)
+            if (call->deadline_us > 0 && call->deadline_us <= now) {
                 call_fail(call, STATUS_DEADLINE_EXCEEDED,
                           "the request's time was up after %" PRIu64 " ms",
                           (now - call->begun_us) / 1000);
-            else
-                next = next ? MIN(next, call->deadline_us) : call->deadline_us;
+                continue;
+            }
+            if (call->tick_us > 0 && call->tick_us <= now)
+                call->method->on_tick(call, now);
+            next = earlier(next, earlier(call->deadline_us, call->tick_us));
         }
     return next;
 }
 
 static void on_deadline(uv_timer_t *timer) {
     Daemon *d = timer->data;
-    uint64_t now = daemon_now_us(d), next, idle;
+    uint64_t now = daemon_now_us(d), next;
 
     d->deadline_us = 0;
-    next = end_late_calls(d, now);
-    idle = room_tick(&d->models, now);
-    if (idle > 0)
-        next = next ? MIN(next, idle) : idle;
+    next = earlier(tick_calls(d, now), room_tick(&d->models, now));
     listener_retry(&d->listener);
-    list_for_each_safe (node, &d->connections) {
-        uint64_t at = conn_tick(container_of(node, Conn, node), now);
-
-        if (at > 0)
-            next = next ? MIN(next, at) : at;
-    }
+    list_for_each_safe (node, &d->connections)
+        next = earlier(next, conn_tick(container_of(node, Conn, node), now));
     if (next > 0)
         daemon_wake_at(d, next);
 }
@@ -236,6 +235,17 @@ void daemon_something_ended(Daemon *d) {
         uv_stop(&d->loop);
 }
 
+/* Those that would go on as long as the daemon does. */
+static void end_endless_calls(Daemon *d) {
+    for (size_t i = 0; i < DAEMON_CALL_BUCKETS; i++)
+        list_for_each_safe (node, &d->calls[i]) {
+            Call *call = container_of(node, Call, id_node);
+
+            if (call->method->on_tick)
+                call_fail(call, STATUS_UNAVAILABLE, "the daemon is shutting down");
+        }
+}
+
 static void begin_drain(Daemon *d, int exit_status) {
     if (d->is_draining)
         return;
@@ -244,6 +254,7 @@ static void begin_drain(Daemon *d, int exit_status) {
     notify_stopping();
     listener_close(&d->listener);
     models_drain(&d->models);
+    end_endless_calls(d);
     log_info("ending: %zu requests under way", d->n_calls);
     if (d->n_calls > 0)
         notify_extend(d->config->drain_us + LINGER_MS * 1000);

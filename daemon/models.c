@@ -577,3 +577,21 @@ void model_fill_summary(const Model *m, Grokd__V1__ModelSummary *ret) {
         ret->file_bytes = info->n_file_bytes;
     }
 }
+
+int models_fill_summaries(const Models *m, MsgArena *arena, Grokd__V1__ModelSummary ***ret,
+                          size_t *ret_n) {
+    Grokd__V1__ModelSummary **all = msg_arena_alloc(arena, (m->n + 1) * sizeof(*all));
+    Grokd__V1__ModelSummary *each = msg_arena_alloc(arena, (m->n + 1) * sizeof(*each));
+    size_t n = 0;
+
+    if (!all || !each)
+        return -ENOMEM;
+    list_for_each (node, &m->all) {
+        model_fill_summary(container_of(node, Model, node), &each[n]);
+        all[n] = &each[n];
+        n++;
+    }
+    *ret = all;
+    *ret_n = n;
+    return 0;
+}

@@ -5,6 +5,7 @@
 #include "base/list.h"
 #include "daemon/config.h"
 #include "engine/engine.h"
+#include "proto/msg.h"
 
 #include "proto/grokd.pb-c.h"
 
@@ -108,3 +109,6 @@ void model_release(Model *m); /* it may be gone afterwards */
 unsigned model_percent(const Model *m);
 /* Views of the model's own strings. */
 void model_fill_summary(const Model *m, Grokd__V1__ModelSummary *ret);
+/* Of all, in the arena. Returns -ENOMEM. */
+int models_fill_summaries(const Models *m, MsgArena *arena, Grokd__V1__ModelSummary ***ret,
+                          size_t *ret_n);

@@ -1,33 +1,13 @@
-/* Models.* and Admin.Status. */
+/* Models.* */
 #include "daemon/chat.h"
 #include "daemon/conn.h"
 #include "daemon/daemon.h"
 #include "daemon/service.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static char *view(const char *s) { /* protobuf-c's strings are not const; packing only reads */
     return (char *)(uintptr_t)s;
-}
-
-/* n summaries in the arena. */
-static int fill_summaries(const Models *m, MsgArena *arena, Grokd__V1__ModelSummary ***ret,
-                          size_t *ret_n) {
-    Grokd__V1__ModelSummary **all = msg_arena_alloc(arena, (m->n + 1) * sizeof(*all));
-    Grokd__V1__ModelSummary *each = msg_arena_alloc(arena, (m->n + 1) * sizeof(*each));
-    size_t n = 0;
-
-    if (!all || !each)
-        return -ENOMEM;
-    list_for_each (node, &m->all) {
-        model_fill_summary(container_of(node, Model, node), &each[n]);
-        all[n] = &each[n];
-        n++;
-    }
-    *ret = all;
-    *ret_n = n;
-    return 0;
 }
 
 void models_list(Call *call, void *request) {
@@ -36,7 +16,7 @@ void models_list(Call *call, void *request) {
 
     (void)request;
     msg_arena_init(&arena, MSG_BUDGET_BASE);
-    if (fill_summaries(&call->daemon->models, &arena, &answer.models, &answer.n_models) < 0)
+    if (models_fill_summaries(&call->daemon->models, &arena, &answer.models, &answer.n_models) < 0)
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
     else
         call_reply(call, &answer.base);
@@ -234,70 +214,4 @@ void models_unload_rpc(Call *call, void *request) {
     list_push_back(&model->waiters, &call->model_node);
     if (model->state != MODEL_UNLOADING)
         model_unload(model);
-}
-
-/* ---- Admin.Status ---- */
-
-static uint64_t resident_bytes(void) {
-    FILE *file = fopen("/proc/self/statm", "re");
-    unsigned long long n_pages = 0, n_resident = 0;
-
-    if (!file)
-        return 0;
-    if (fscanf(file, "%llu %llu", &n_pages, &n_resident) != 2)
-        n_resident = 0;
-    (void)fclose(file);
-    return n_resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-static const char *instruction_set(const Models *m) {
-    const char *const *names = gk_isa_names();
-    unsigned available = gk_isa_available();
-    const char *best = "";
-
-    list_for_each (node, &m->all) {
-        const Model *model = container_of(node, Model, node);
-
-        if (model->engine)
-            return gk_engine_info(model->engine)->isa;
-    }
-    for (unsigned i = 0; names[i]; i++)
-        if (available & BIT(i))
-            best = names[i];
-    return best;
-}
-
-void admin_status(Call *call, void *request) {
-    Grokd__V1__StatusResponse answer = GROKD__V1__STATUS_RESPONSE__INIT;
-    Daemon *d = call->daemon;
-    MsgArena arena;
-
-    (void)request;
-    msg_arena_init(&arena, MSG_BUDGET_BASE);
-    answer.version = view(GROKD_VERSION);
-    answer.uptime_us = daemon_now_us(d) - d->begun_us;
-    answer.pid = (uint32_t)getpid();
-    answer.threads = gk_pool_n_threads(d->models.pool);
-    answer.instruction_set = view(instruction_set(&d->models));
-    answer.connections = (uint32_t)d->n_connections;
-    answer.requests_running = (uint32_t)d->n_running;
-    answer.requests_queued = (uint32_t)d->n_queued;
-    answer.requests_total = d->counters.n_requests;
-    answer.requests_failed = d->counters.n_failed;
-    answer.prompt_tokens_total = d->counters.n_prompt_tokens;
-    answer.generated_tokens_total = d->counters.n_generated_tokens;
-    answer.resident_bytes = resident_bytes();
-    answer.draining = d->is_draining;
-    answer.steps_total = atomic_load(&d->worker.n_steps);
-    list_for_each (node, &d->models.all) {
-        const Model *model = container_of(node, Model, node);
-
-        answer.kv_pages_total += model->n_kv_total;
-        answer.kv_pages_used += model->n_kv_total - model->n_kv_free;
-    }
-    if (fill_summaries(&d->models, &arena, &answer.models, &answer.n_models) < 0)
-        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
-    else
-        call_reply(call, &answer.base);
-    msg_arena_deinit(&arena);
 }

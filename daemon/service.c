@@ -44,6 +44,9 @@ static const struct method methods[] = {
      .on_model = models_on_unload},
     {.service = ADMIN, .name = "Status", .kind = CODEC_UNARY,
      .request = REQUEST(status_request), .run = admin_status, .has_output = no_output},
+    {.service = ADMIN, .name = "Top", .kind = CODEC_SERVER_STREAM,
+     .request = REQUEST(top_request), .run = admin_top, .has_output = top_has_output,
+     .flush = top_flush, .on_tick = top_on_tick},
 };
 /* clang-format on */
 

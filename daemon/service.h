@@ -16,6 +16,7 @@ struct method {
     void (*on_letter)(Call *call, const Letter *letter);
     void (*on_ended)(Call *call, const Job *job); /* the call may be over */
     void (*on_model)(Call *call, Model *model);   /* the model it waits for changed */
+    void (*on_tick)(Call *call, uint64_t now_us); /* at its tick_us; it never ends by itself */
 };
 
 enum codec_kind service_kind(const char *service, const char *method);
@@ -55,4 +56,9 @@ void models_load_rpc(Call *call, void *request);
 void models_unload_rpc(Call *call, void *request);
 void models_on_load(Call *call, Model *model);
 void models_on_unload(Call *call, Model *model);
+/* service-admin.c */
 void admin_status(Call *call, void *request);
+void admin_top(Call *call, void *request);
+bool top_has_output(const Call *call);
+void top_flush(Call *call);
+void top_on_tick(Call *call, uint64_t now_us);

@@ -335,6 +335,7 @@ static void step(Worker *w, Lane *lane) {
     (void)atomic_fetch_add(&w->n_steps, 1);
     for (size_t i = 0; i < plan.n; i++)
         report(w, job_of(sched->planned[i]), &w->results[i]);
+    (void)atomic_fetch_add(&w->steps_us, now_us() - begun_us);
     sched_done(sched, now_us() - begun_us); /* telling takes its time, too */
 }
 

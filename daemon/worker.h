@@ -29,7 +29,7 @@ typedef struct Worker {
     struct gk_result *results;
     /* any thread */
     atomic_bool is_stopping, is_busy;
-    atomic_ullong n_steps;
+    atomic_ullong n_steps, steps_us; /* done, and what they took */
 } Worker;
 
 struct worker_options {

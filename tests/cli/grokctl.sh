@@ -114,6 +114,27 @@ interrupt() { # Ctrl-C ends the request in the daemon, says what it cost, and ex
     [ "$status" = 130 ] && grep -q generated "$scratch/err" && nothing_runs
 }
 
+top_on_a_screen() { # ncurses on a terminal of its own; q leaves it with 0
+    (
+        sleep 0.5
+        printf 'uhq'
+    ) | TERM=xterm timeout 20 script -qec "'$build/grokctl' --socket '$socket' top -i 0.2" /dev/null \
+        >"$scratch/out" || return 1
+    grep -q 'USER/ACTOR' "$scratch/out" && grep -q 'Sort users' "$scratch/out"
+}
+
+top_in_json() {
+    ctl top --once --json | python3 -c '
+import json, os, sys
+top = json.load(sys.stdin)
+own = [a for a in top["accounts"] if a["uid"] == os.getuid() and a["actor"] == ""]
+assert own[0]["connections"] == 1 and top["requests"] == [] and top["models"][0]["name"] == "demo"'
+}
+
+top_as_table() {
+    ctl top --once | grep -q '^USER/ACTOR .*TOKENS/S$' && ctl top --once | grep -q "^$(id -un) "
+}
+
 nothing_runs() {
     ctl --json status | grep -q '"requests_running":0'
 }
@@ -163,6 +184,13 @@ check "a bad parameter" says 1 temperature ctl generate --temperature -1 Hello
 check "an unknown command" says 2 frobnicate ctl frobnicate
 check "an option without its number" says 2 max-tokens ctl generate --max-tokens many Hello
 check "a file that is not there" says 2 "$scratch/nothing" ctl generate --file "$scratch/nothing"
+check "top on a screen" top_on_a_screen
+check "top in JSON" top_in_json
+check "top as a table" top_as_table
+check "top without a terminal" says 2 "--once" ctl top
+check "top too often" exits 2 ctl top --once -i 0.01
+check "an actor of one's own" ctl -q generate --actor "night shift" "$PROMPT"
+check "an actor that can't be" says 1 "actor" ctl -q generate --actor $'a\tb' "$PROMPT"
 check "a full disk" exits 4 sh -c "'$build/grokctl' --socket '$socket' status >/dev/full"
 check "Ctrl-C" interrupt
 check "cancel" cancel_by_id

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -411,13 +412,116 @@ static void test_others_requests_are_out_of_reach(void) {
     test_daemon_stop(&d);
 }
 
+/* ---- Top ---- */
+
+/* The next event; valid until the one after it. */
+static const struct grokd_top *next_top(grokd_call *call) {
+    const struct grokd_event *event;
+
+    assert(grokd_call_next(call, -1, &event, NULL) == GROKD_NEXT_EVENT && event->top);
+    return event->top;
+}
+
+static const struct grokd_top_account *find_account(const struct grokd_top *top, uint32_t uid,
+                                                    const char *actor) {
+    for (size_t i = 0; i < top->n_accounts; i++)
+        if (top->accounts[i]->uid == uid && strcmp(top->accounts[i]->actor, actor) == 0)
+            return top->accounts[i];
+    return NULL;
+}
+
+/* Looks once; the holder's request must be there, its id only where `sees_id`. */
+static void look(const TestDaemon *d, bool sees_id) {
+    CLIENT *client = test_connect(d);
+    const struct grokd_event *event;
+    CALL *call = NULL;
+    const struct grokd_top *top;
+
+    assert(grokd_begin_top(client, 0, &call, NULL) == GROKD_OK);
+    top = next_top(call);
+    assert(top->n_requests == 1 && top->requests[0]->uid == ALICE);
+    assert(strcmp(top->requests[0]->request_id, sees_id ? "secret" : "") == 0);
+    assert(strcmp(top->requests[0]->model, "demo") == 0 && top->requests[0]->max_tokens == 3900);
+    assert(top->requests[0]->prompt_done == top->requests[0]->prompt_tokens);
+    assert(grokd_call_next(call, -1, &event, NULL) == GROKD_NEXT_END);
+}
+
+static void look_and_see(const TestDaemon *d, TestUser *self) {
+    (void)self;
+    look(d, true);
+}
+
+static void look_and_see_no_id(const TestDaemon *d, TestUser *self) {
+    (void)self;
+    look(d, false);
+}
+
+static void test_top_tells_who_uses_what(void) {
+    TestDaemon d;
+    CLIENT *client = NULL;
+    CALL *call = NULL;
+    const struct grokd_top_account *alice;
+    const struct grokd_top *top;
+    TestUser holder;
+
+    start(&d, "[access]\nadmin_allow = *\n");
+    holder = test_user_start(&d, ALICE, 0, hold_secret);
+    test_user_await(&holder);
+    test_as(&d, ALICE, 0, look_and_see);
+    test_as(&d, BOB, 0, look_and_see_no_id);
+    test_as(&d, 0, 0, look_and_see);
+    client = test_connect(&d);
+    assert(grokd_begin_top(client, 100, &call, NULL) == GROKD_OK);
+    top = next_top(call);
+    alice = find_account(top, ALICE, "");
+    assert(alice && alice->connections == 1 && alice->requests_running == 1);
+    assert(alice->tokens_in_flight > 3900 &&
+           alice->kv_pages == (alice->tokens_in_flight + 63) / 64);
+    assert(alice->window_tokens > 0 && alice->generated_tokens_per_s > 0 && alice->bytes > 0);
+    assert(top->requests_running == 1 && top->kv_pages_used >= alice->kv_pages);
+    assert(top->generated_tokens_per_s >= alice->generated_tokens_per_s && top->steps_total > 0);
+    assert(top->n_models == 1 && top->models[0]->users == 1);
+    test_user_end(&holder);
+    test_await_running(&d, 0);
+    do { /* goes on, and everything comes back to zero */
+        top = next_top(call);
+        alice = find_account(top, ALICE, "");
+    } while (alice && (alice->connections > 0 || alice->tokens_in_flight > 0));
+    assert(!alice || (alice->kv_pages == 0 && alice->bytes == 0 && alice->requests_running == 0));
+    assert(top->n_requests == 0 && find_account(top, 0, ""));
+    call = grokd_call_free(call);
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
+/* A stream without an end holds up nobody's end. */
+static void test_top_ends_with_the_daemon(void) {
+    TestDaemon d;
+    CLIENT *client = NULL;
+    CALL *call = NULL;
+    CALL *bad = NULL;
+    struct grokd_error error = {0};
+
+    start(&d, "");
+    client = test_connect(&d);
+    assert(grokd_begin_top(client, 99, &bad, NULL) == GROKD_OK);
+    assert(test_finish(bad, NULL, &error) == GROKD_INVALID_ARGUMENT);
+    assert(grokd_begin_top(client, 60000, &call, NULL) == GROKD_OK);
+    (void)next_top(call);
+    assert(kill(d.pid, SIGTERM) == 0);
+    assert(test_finish(call, NULL, &error) == GROKD_UNAVAILABLE);
+    assert(test_daemon_wait(&d) == 0);
+    test_daemon_deinit(&d);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(requests_are_counted_by_user),     TEST(limits_by_user_and_group),
         TEST(tokens_and_context_are_limited),   TEST(kv_pages_are_limited),
         TEST(window_outlives_the_connection),   TEST(actors_have_fair_parts),
         TEST(pieces_of_requests_are_charged),   TEST(services_are_for_those_allowed),
-        TEST(others_requests_are_out_of_reach),
+        TEST(others_requests_are_out_of_reach), TEST(top_tells_who_uses_what),
+        TEST(top_ends_with_the_daemon),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
