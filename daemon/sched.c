@@ -28,8 +28,8 @@
  *
  * Sequences. The user with fewest running goes first. Where there is no room, batch entries make
  * it, and then users with more than twice as many running as the newcomer's user would have; they
- * go on later; what room was made stays for whom it was made. The first entry that doesn't fit is
- * passed by others that do until it was blocked for HOLD_US; then they wait for it.
+ * go on after RESUME_US; what room was made stays for whom it was made. The first entry that
+ * doesn't fit is passed by others that do until it was blocked for HOLD_US; then they wait for it.
  *
  * A shared deficit per step was rejected (it ties shares to the length of steps), and so was a time
  * share: what a token costs depends on who else is in the step.
@@ -51,6 +51,7 @@
 #define BORROW_TOKENS 256
 #define AGE_US        30000000
 #define HOLD_US       2000000
+#define RESUME_US     1000000
 /* Entries that are tried in vain before something ends. */
 #define TRIES_MAX 8
 /* Steps after which costs are believed enough to end a request for them, and how far. */
@@ -260,15 +261,28 @@ static bool was_tried(const Sched *s, const SchedEntry *e) {
     return e->blocked_us > 0 && e->blocked_epoch == s->epoch;
 }
 
+static bool anyone_runs(const Sched *s) {
+    list_for_each (node, &s->active)
+        list_for_each (at, &container_of(node, SchedUser, node)->running)
+            if (is_eligible(s, entry_of(at)))
+                return true;
+    return false;
+}
+
+/* Who comes again and again must not make the same one begin again and again. */
+static bool is_resting(const Sched *s, const SchedEntry *e, uint64_t now_us) {
+    return e->suspended_us > 0 && now_us - e->suspended_us < RESUME_US && anyone_runs(s);
+}
+
 /* The first of all, or of those that were not tried in vain. */
-static SchedEntry *find_first(const Sched *s, bool untried) {
+static SchedEntry *find_first(const Sched *s, bool untried, uint64_t now_us) {
     SchedEntry *best = NULL;
 
     list_for_each (node, &s->active)
         list_for_each (at, &container_of(node, SchedUser, node)->waiting) {
             SchedEntry *e = entry_of(at);
 
-            if (!is_eligible(s, e) || (untried && was_tried(s, e)))
+            if (!is_eligible(s, e) || is_resting(s, e, now_us) || (untried && was_tried(s, e)))
                 continue;
             if (!best || starts_before(e, best))
                 best = e;
@@ -287,11 +301,11 @@ SchedEntry *sched_next(Sched *s, uint64_t now_us) {
     age_all(s, now_us);
     if (s->n_waiting == 0 || s->n_tried >= TRIES_MAX)
         return NULL;
-    first = find_first(s, false);
+    first = find_first(s, false, now_us);
     if (first && was_tried(s, first)) {
         if (s->n_claims > 0 || now_us - first->blocked_us >= HOLD_US)
             return NULL;
-        first = find_first(s, true);
+        first = find_first(s, true, now_us);
     }
     return first && sched_is_full(s) && !sched_victim(s, first) ? NULL : first;
 }
@@ -356,11 +370,12 @@ void sched_block(Sched *s, SchedEntry *e, uint64_t now_us) {
     s->n_tried++;
 }
 
-void sched_suspend(Sched *s, SchedEntry *e, SchedEntry *for_whom) {
+void sched_suspend(Sched *s, SchedEntry *e, SchedEntry *for_whom, uint64_t now_us) {
     assert(e->is_running && !for_whom->is_running);
     s->n_claims += !for_whom->has_claim;
     for_whom->has_claim = true;
     list_unlink(&e->node);
+    e->suspended_us = now_us;
     e->is_running = false;
     e->user->n_running--;
     e->user->n_waiting++;

@@ -34,7 +34,8 @@ typedef struct SchedEntry {
     uint64_t started;    /* order of starting */
     uint64_t blocked_us; /* since when it can't start though it may; 0: it is not so */
     uint64_t blocked_epoch;
-    bool has_claim; /* others were suspended for it */
+    bool has_claim;        /* others were suspended for it */
+    uint64_t suspended_us; /* when it last made room; 0: never */
 } SchedEntry;
 
 struct sched_options {
@@ -89,7 +90,7 @@ void sched_start(Sched *s, SchedEntry *entry, uint64_t now_us);
 /* It can't have what it needs before something else ends. */
 void sched_block(Sched *s, SchedEntry *entry, uint64_t now_us);
 /* A running entry waits again, to make room. */
-void sched_suspend(Sched *s, SchedEntry *entry, SchedEntry *for_whom);
+void sched_suspend(Sched *s, SchedEntry *entry, SchedEntry *for_whom, uint64_t now_us);
 
 /* Its deadline has passed, or can't be kept with the whole machine. */
 bool sched_is_late(const Sched *s, const SchedEntry *entry, uint64_t now_us);

@@ -201,7 +201,7 @@ static int take_sequence(Job *job) {
 
 static void suspend(Job *job, Job *for_whom) {
     gk_seq_suspend(job->seq);
-    sched_suspend(&job->lane->sched, &job->entry, &for_whom->entry);
+    sched_suspend(&job->lane->sched, &job->entry, &for_whom->entry, now_us());
 }
 
 /* Gives the job its sequence, where others make room for it if need be. */

@@ -40,7 +40,7 @@ static struct sim {
     uint32_t n_free_pages;
     struct request requests[N_REQUESTS];
     uint64_t n_tokens[8]; /* computed, by user */
-    uint64_t n_ended, n_resumed, n_late, longest_us;
+    uint64_t n_ended, n_suspended, n_resumed, n_late, longest_us;
     uint64_t n_batch_rows, n_rows;
 } sim;
 
@@ -92,7 +92,7 @@ static struct request *arrive(uint32_t uid, enum sched_class class, uint32_t n_p
                               .class = class,
                               .n_prompt = n_prompt,
                               .n_tokens = n_tokens,
-                              .n_pages = (n_prompt + n_tokens) / PAGE_TOKENS + 1,
+                              .n_pages = (n_prompt + MIN(n_tokens, 1000u)) / PAGE_TOKENS + 1,
                               .came_us = sim.now_us,
                               .last_token_us = sim.now_us};
         sched_add(&sim.sched, &r->entry, uid, class, sim.now_us);
@@ -131,7 +131,8 @@ static void start_waiting(void) {
             assert(victim->is_running && victim != e);
             sim.n_free_pages += request_of(victim)->n_pages;
             request_of(victim)->n_suspended++;
-            sched_suspend(&sim.sched, victim, e);
+            sched_suspend(&sim.sched, victim, e, sim.now_us);
+            sim.n_suspended++;
         }
         if (sched_is_full(&sim.sched) || sim.n_free_pages < r->n_pages) {
             assert(sim.sched.n_running > 0);
@@ -453,6 +454,32 @@ static void test_room_is_made_for_newcomers(void) {
     end_all();
 }
 
+/* Short requests, one after the other, where another user has all sequences: a place is made once,
+ * and not for each of them. */
+static void test_coming_again_suspends_nobody_again(void) {
+    uint64_t began_us, n_came = 0;
+
+    begin(shapes[2], 1000);
+    for (int i = 0; i < 40; i++)
+        assert(arrive(0, SCHED_CLASS_NORMAL, 50, 100000));
+    for (int i = 0; i < 300; i++)
+        step();
+    began_us = sim.now_us;
+    while (sim.now_us < began_us + 20 * SECOND) {
+        struct request *r = arrive(1, SCHED_CLASS_NORMAL, 10, 3);
+        uint64_t came_us = sim.now_us;
+
+        while (r->is_alive)
+            step();
+        assert(sim.now_us - came_us < SECOND);
+        n_came++;
+    }
+    (void)printf("# %lu came, %lu were suspended\n", (unsigned long)n_came,
+                 (unsigned long)sim.n_suspended);
+    assert(n_came > 100 && sim.n_suspended > 0 && sim.n_suspended < 25);
+    end_all();
+}
+
 static void small_ones(void) {
     keep_busy(0, SCHED_CLASS_NORMAL, 20, 30, 30);
     keep_busy(1, SCHED_CLASS_NORMAL, 20, 30, 30);
@@ -555,6 +582,7 @@ int main(int argc, char **argv) {
         {"batch_yields_and_ages", test_batch_yields_and_ages, 60},
         TEST(interactive_goes_first),
         TEST(room_is_made_for_newcomers),
+        TEST(coming_again_suspends_nobody_again),
         TEST(a_large_one_is_not_passed_for_ever),
         TEST(places_count_down),
         TEST(late_ones_are_not_computed),
