@@ -1,8 +1,9 @@
 /*
  * See pool.h. The barrier counts arrivals on one cache line and publishes an epoch on another; who
- * waits spins for a while (a step's phases are microseconds apart), then yields (so that a team
- * larger than its CPUs, or one that lost a core to another program, still moves), then sleeps on
- * the epoch by futex.
+ * waits spins for a while (a step's phases are microseconds apart), then yields, then sleeps on the
+ * epoch by futex. Few yields: where another program has the CPU, each gives it a whole time slice
+ * of milliseconds in which the barrier may open, while a sleeper is woken at once. With fifty of
+ * them a team of two that shared one of its CPUs was less than half as fast.
  */
 #include "engine/pool.h"
 
@@ -20,9 +21,9 @@
 #include <time.h>
 
 #define THREADS_MAX 1024
-#define SPIN_NS     50000
+#define SPIN_NS     100000
 #define SPIN_PAUSES 64 /* between two looks at the clock */
-#define YIELDS_MAX  50
+#define YIELDS_MAX  2
 
 /* A value that members wait to see change. */
 struct gate {
