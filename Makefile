@@ -32,7 +32,7 @@ daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon
 unit_base_TESTS   := unit/base-buf unit/base-utf8
 unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
                      unit/engine-chat unit/engine-constraint unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-pool \
-                     unit/engine-text unit/engine-stream unit/engine-sample unit/engine-suspend
+                     unit/engine-text unit/engine-stream unit/engine-sample unit/engine-steady unit/engine-suspend
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched

@@ -1,0 +1,168 @@
+/*
+ * A step takes no memory and no lock: all that it needs was there when the model was opened and the
+ * sequence made. malloc() and its kin and pthread_mutex_lock() are ours here and count, whoever
+ * calls them.
+ */
+#include "base/macro.h"
+#include "engine/engine.h"
+#include "tests/util/test.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+static atomic_size_t n_allocated, n_locked;
+static atomic_bool in_step;
+
+static void count(atomic_size_t *n) {
+    if (atomic_load(&in_step))
+        atomic_fetch_add(n, 1);
+}
+
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZED true /* malloc() is the sanitizer's */
+#else
+#define SANITIZED false
+
+void *__libc_malloc(size_t n);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t n);
+void *__libc_memalign(size_t alignment, size_t n);
+
+void *malloc(size_t n) {
+    count(&n_allocated);
+    return __libc_malloc(n);
+}
+
+void *calloc(size_t n, size_t size) {
+    count(&n_allocated);
+    return __libc_calloc(n, size);
+}
+
+void *realloc(void *p, size_t n) {
+    count(&n_allocated);
+    return __libc_realloc(p, n);
+}
+
+void *aligned_alloc(size_t alignment, size_t n) {
+    count(&n_allocated);
+    return __libc_memalign(alignment, n);
+}
+
+int posix_memalign(void **ret, size_t alignment, size_t n) {
+    count(&n_allocated);
+    *ret = __libc_memalign(alignment, n);
+    return *ret ? 0 : ENOMEM;
+}
+#endif
+
+int pthread_mutex_lock(pthread_mutex_t *mutex) {
+    int (*next)(pthread_mutex_t *);
+
+    *(void **)&next = dlsym(RTLD_NEXT, "pthread_mutex_lock");
+    count(&n_locked);
+    return next(mutex);
+}
+
+static void step(GkEngine *e, GkSeq **seqs, size_t n, uint32_t n_slice) {
+    struct gk_plan_row rows[8];
+    struct gk_result results[8];
+    struct gk_plan plan = {.rows = rows};
+
+    assert(n <= ARRAY_SIZE(rows));
+    for (size_t i = 0; i < n; i++) {
+        size_t pending = gk_seq_n_pending(seqs[i]);
+
+        if (pending > 0)
+            rows[plan.n++] = (struct gk_plan_row){seqs[i], (uint32_t)MIN(pending, (size_t)n_slice)};
+    }
+    atomic_store(&in_step, true);
+    assert(gk_step(e, &plan, results) == 0);
+    atomic_store(&in_step, false);
+}
+
+/* One that is scored, one that is greedy, and one with all that sampling has. */
+static void make_sequences(GkEngine *e, GkSeq *ret[3]) {
+    static const struct gk_string words[] = {{"the end", 7}, {"ab", 2}};
+    struct gk_params params[3] = {gk_params_default(), gk_params_default(), gk_params_default()};
+    int32_t tokens[100];
+
+    for (size_t i = 0; i < ARRAY_SIZE(tokens); i++)
+        tokens[i] = (int32_t)((i * 37 + 5) % gk_engine_info(e)->n_vocab);
+    params[0].mode = GK_SCORE;
+    params[0].n_logprobs = 5;
+    params[1].n_tokens_max = 40;
+    params[1].ignore_eos = true;
+    params[2] = params[1];
+    params[2].temperature = 0.8f;
+    params[2].top_k = 40;
+    params[2].top_p = 0.9f;
+    params[2].min_p = 0.01f;
+    params[2].repetition_penalty = 1.1f;
+    params[2].presence_penalty = params[2].frequency_penalty = 0.1f;
+    params[2].logprobs = true;
+    params[2].n_logprobs = 5;
+    params[2].stop_strings = words;
+    params[2].n_stop_strings = 1;
+    params[2].banned_strings = words;
+    params[2].n_banned_strings = 2;
+    for (size_t i = 0; i < 3; i++)
+        assert(gk_seq_new(&ret[i], e, tokens, ARRAY_SIZE(tokens) - 7 * i, &params[i], NULL) == 0);
+}
+
+/* From the very first step on: prompts in slices, then one token at a time. */
+static void check(const char *path, enum gk_kv_type kv, unsigned n_threads) {
+    struct gk_options o = {
+        .path = path, .kv_type = kv, .kv_bytes_max = 64u << 20, .exact_floats = true};
+    GkSeq *seqs[3];
+    GkEngine *e;
+
+    if (SANITIZED)
+        test_skip("the sanitizer has its own malloc()");
+    assert(gk_pool_new(&o.pool, n_threads, NULL) == 0);
+    assert(gk_engine_open(&e, &o, NULL) == 0);
+    make_sequences(e, seqs);
+    for (uint32_t i = 0; i < 50; i++)
+        step(e, seqs, ARRAY_SIZE(seqs), i == 0 ? 70 : 40);
+    (void)printf("# %s: allocated %zu times, locked %zu times\n", path, n_allocated, n_locked);
+    (void)fflush(stdout);
+    assert(n_allocated == 0 && n_locked == 0);
+    for (size_t i = 0; i < ARRAY_SIZE(seqs); i++)
+        (void)gk_seq_free(seqs[i]);
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+}
+
+static void test_steps_take_nothing(void) {
+    check("tests/golden/grok/model-q8_0.gguf", GK_KV_F16, 1);
+    check("tests/golden/grok/model-q8_0.gguf", GK_KV_Q8_0, 2);
+    check("tests/golden/mixtral256/model-q4_k.gguf", GK_KV_F32, 3);
+    check("tests/golden/mixtral/model-f16.gguf", GK_KV_F16, 2);
+}
+
+/* The counters count: opening a model and its sequences takes memory. */
+static void test_what_is_taken_is_counted(void) {
+    struct gk_options o = {.path = "tests/golden/grok/model-q8_0.gguf"};
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    GkEngine *e;
+
+    if (SANITIZED)
+        test_skip("the sanitizer has its own malloc()");
+    atomic_store(&in_step, true);
+    assert(gk_pool_new(&o.pool, 1, NULL) == 0 && n_allocated > 0 && n_locked == 0);
+    assert(gk_engine_open(&e, &o, NULL) == 0 && n_allocated > 10);
+    assert(pthread_mutex_lock(&mutex) == 0 && pthread_mutex_unlock(&mutex) == 0 && n_locked > 0);
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        TEST(steps_take_nothing),
+        TEST(what_is_taken_is_counted),
+    };
+
+    return test_main(tests, ARRAY_SIZE(tests), argc, argv);
+}
