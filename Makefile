@@ -16,8 +16,8 @@ engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/i
               engine/text/chat.c engine/text/jinja-calls.c engine/text/jinja-lex.c engine/text/jinja-parse.c \
               engine/text/jinja-run.c engine/text/jinja-value.c engine/text/merge.c engine/text/spm.c \
               engine/text/spm-gguf.c engine/text/spm-proto.c engine/text/stream.c engine/text/vocab.c
-kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/gemm.c engine/kern/generic.c engine/kern/kern.c \
-              engine/kern/vnni.c
+kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/avxvnni.c engine/kern/gemm.c engine/kern/generic.c \
+              engine/kern/kern.c engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
@@ -83,6 +83,7 @@ AVX2   := -O3 -fno-sanitize=all -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(BUILD)/engine/kern/%.o: ISA := $(KERN)
 $(BUILD)/engine/kern/avx2.o: ISA := $(AVX2)
+$(BUILD)/engine/kern/avxvnni.o: ISA := $(AVX2) -mavxvnni
 $(BUILD)/engine/kern/avx512.o: ISA := $(AVX512)
 $(BUILD)/engine/kern/vnni.o: ISA := $(AVX512) -mavx512vnni
 

@@ -146,7 +146,7 @@ const char *gk_chat_template_name(size_t i);
 const char *gk_token_text(const GkEngine *e, int32_t token, size_t *ret_n);
 /* One bit set for each kernel tier this CPU runs, in the order of gk_isa_names(). */
 unsigned gk_isa_available(void);
-/* NULL-ended, slowest first: "generic", "avx2", "avx512", "vnni", … */
+/* NULL-ended, slowest first: "generic", "avx2", "avxvnni", "avx512", "vnni" */
 const char *const *gk_isa_names(void);
 
 /* ---- constraints: what generated text must be ---- */

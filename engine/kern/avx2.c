@@ -1,9 +1,12 @@
-/* The avx2 tier. See math.inc.c and mul.inc.c. */
+/* The AVX2 tier. */
 #include "engine/kern/lanes-avx2.h"
 
+#include "engine/kern/ints-avx2.h"
 #include "engine/kern/math.inc.c"
-#include "engine/kern/mul.inc.c"
 #include "engine/kern/quantize.inc.c"
+#include "engine/kern/run-madd.inc.c"
+
+#include "engine/kern/mul-int.inc.c"
 
 #define TIER_NAME "avx2"
 #define TIER_OPS  kern_ops_avx2

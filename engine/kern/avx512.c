@@ -1,9 +1,12 @@
-/* The avx512 tier. See math.inc.c and mul.inc.c. */
+/* The AVX-512 tier of CPUs without VNNI. */
 #include "engine/kern/lanes-avx512.h"
 
+#include "engine/kern/ints-avx512.h"
 #include "engine/kern/math.inc.c"
-#include "engine/kern/mul.inc.c"
 #include "engine/kern/quantize.inc.c"
+#include "engine/kern/run-madd.inc.c"
+
+#include "engine/kern/mul-int.inc.c"
 
 #define TIER_NAME "avx512"
 #define TIER_OPS  kern_ops_avx512

@@ -70,22 +70,6 @@ const int16_t *kern_act_sums(const struct kern_acts *x, size_t row) {
 
 /* ---- tiers ---- */
 
-/* In the order of kern_isa_names(). */
-static const struct kern_ops *const tiers[] = {
-    &kern_ops_generic,
-    &kern_ops_avx2,
-    &kern_ops_avx512,
-    &kern_ops_vnni,
-};
-
-const char *const *kern_isa_names(void) {
-    static const char *names[ARRAY_SIZE(tiers) + 1];
-
-    for (size_t i = 0; i < ARRAY_SIZE(tiers); i++)
-        names[i] = tiers[i]->name;
-    return names;
-}
-
 /* clang 14 has no name for it. */
 static bool cpu_has_f16c(void) {
     unsigned a, b, c, d;
@@ -93,21 +77,60 @@ static bool cpu_has_f16c(void) {
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
+/* Nor has GCC 12 for this. */
+static bool cpu_has_avxvnni(void) {
+    unsigned a, b, c, d;
+
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BIT(4));
+}
+
+static bool cpu_has_generic(void) {
+    return true;
+}
+
+static bool cpu_has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c();
+}
+
+static bool cpu_has_avx2_vnni(void) {
+    return cpu_has_avx2() && cpu_has_avxvnni();
+}
+
+static bool cpu_has_avx512(void) {
+    return cpu_has_avx2() && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
+}
+
+static bool cpu_has_avx512_vnni(void) {
+    return cpu_has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
+/* In the order of kern_isa_names(). */
+static const struct {
+    const struct kern_ops *ops;
+    bool (*available)(void);
+} tiers[] = {
+    {&kern_ops_generic, cpu_has_generic},   {&kern_ops_avx2, cpu_has_avx2},
+    {&kern_ops_avxvnni, cpu_has_avx2_vnni}, {&kern_ops_avx512, cpu_has_avx512},
+    {&kern_ops_vnni, cpu_has_avx512_vnni},
+};
+
+const char *const *kern_isa_names(void) {
+    static const char *names[ARRAY_SIZE(tiers) + 1];
+
+    for (size_t i = 0; i < ARRAY_SIZE(tiers); i++)
+        names[i] = tiers[i].ops->name;
+    return names;
+}
+
 unsigned kern_isa_available(void) {
-    unsigned bits = BIT(0);
+    unsigned bits = 0;
 
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c())
-        bits |= BIT(1);
-    else
-        return bits;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        bits |= BIT(2);
-    else
-        return bits;
-    if (__builtin_cpu_supports("avx512vnni"))
-        bits |= BIT(3);
+    for (size_t i = 0; i < ARRAY_SIZE(tiers); i++)
+        if (tiers[i].available())
+            bits |= BIT(i);
     return bits;
 }
 
@@ -115,10 +138,10 @@ const struct kern_ops *kern_select(const char *isa_max) {
     unsigned available = kern_isa_available();
 
     for (size_t i = ARRAY_SIZE(tiers); i-- > 0;) {
-        if (isa_max && strcmp(isa_max, tiers[i]->name) != 0)
+        if (isa_max && strcmp(isa_max, tiers[i].ops->name) != 0)
             continue;
         if (available & BIT(i))
-            return tiers[i];
+            return tiers[i].ops;
         if (isa_max)
             return NULL;
     }

@@ -11,7 +11,7 @@
  * fused multiply-add into the float of the output, in ascending order of k. Offsets of the unsigned
  * weights go into the accumulators' first value: Σ (u − offset)·a = Σ u·a − offset·Σ a.
  *
- * Included by a tier after its ints-*.h and wide-*.inc.c.
+ * Included by a tier after wide.inc.c.
  */
 #include "engine/kern/kern.h"
 #include "engine/kern/unpack.h"
@@ -59,30 +59,46 @@ static inline vi broadcast_bytes(const void *p) {
     return vi_set1(four);
 }
 
-/* One sub-block's `n_steps` of four k into dot, which is begun here. */
-static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, int first_step, int n_steps,
-                                    int offset, const struct panel_rows *r, int n_rows, int i_sum,
-                                    vi dot[PANEL_ROWS][PANEL_VECS]) {
+/* One sub-block's `n_steps` of four k into dot, which is begun here. Runs are of 2, 4 or 8 steps,
+ * as sub-blocks are of 4 or 8, or longer than those. */
+static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_format f,
+                                    int first_step, int n_steps, const struct panel_rows *r,
+                                    int n_rows, int i_sum, vi dot[PANEL_ROWS][PANEL_VECS]) {
+    int n_run = vi_run_steps(f.largest) < n_steps ? vi_run_steps(f.largest) : n_steps;
+
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
         for (int v = 0; v < PANEL_VECS; v++)
-            dot[i][v] = offset ? vi_set1(-offset * row_sums(r, i)[i_sum]) : vi_set1(0);
-#pragma GCC unroll 8
-    for (int t = 0; t < n_steps; t++) {
-        vi w[PANEL_VECS];
-
+            dot[i][v] = f.offset ? vi_set1(-f.offset * row_sums(r, i)[i_sum]) : vi_set1(0);
 #pragma GCC unroll 4
-        for (int v = 0; v < PANEL_VECS; v++)
-            w[v] = p->w[first_step + t][v];
+    for (int first = first_step; first < first_step + n_steps; first += n_run) {
+        vi run[PANEL_ROWS][PANEL_VECS];
 
 #pragma GCC unroll 6
-        for (int i = 0; i < n_rows; i++) {
-            vi a = broadcast_bytes(row_values(r, i) + 4 * (first_step + t));
+        for (int i = 0; i < n_rows; i++)
+            for (int v = 0; v < PANEL_VECS; v++)
+                run[i][v] = vi_run_begin(dot[i][v], f.largest);
+#pragma GCC unroll 8
+        for (int t = 0; t < n_run; t++) {
+            vi w[PANEL_VECS];
 
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                dot[i][v] = vi_dot4(dot[i][v], w[v], a);
+                w[v] = p->w[first + t][v];
+
+#pragma GCC unroll 6
+            for (int i = 0; i < n_rows; i++) {
+                vi a = broadcast_bytes(row_values(r, i) + 4 * (first + t));
+
+#pragma GCC unroll 4
+                for (int v = 0; v < PANEL_VECS; v++)
+                    run[i][v] = vi_run_step(run[i][v], w[v], a, f.largest);
+            }
         }
+#pragma GCC unroll 6
+        for (int i = 0; i < n_rows; i++)
+            for (int v = 0; v < PANEL_VECS; v++)
+                dot[i][v] = vi_run_end(dot[i][v], run[i][v], f.largest);
     }
 }
 
@@ -97,7 +113,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        dot_steps(p, 8 * b, 8, f.offset, r, n_rows, b, dot);
+        dot_steps(p, f, 8 * b, 8, r, n_rows, b, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
             vf d = vf_set1(row_scales(r, i)[b]);
@@ -131,7 +147,7 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
             sum[i][v] = vi_set1(0);
     for (int s = 0; s < f.n_sub; s++) {
         /* Formats with an offset have sub-blocks of 16, as the sums have. */
-        dot_steps(p, n_steps * s, n_steps, f.offset, r, n_rows, s, dot);
+        dot_steps(p, f, n_steps * s, n_steps, r, n_rows, s, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
             for (int v = 0; v < PANEL_VECS; v++)

@@ -76,16 +76,27 @@ static inline uint16_t float_to_half(float f) {
     return (uint16_t)(sign | ((rounded - 0x38000000) >> 13));
 }
 
-#define OFFSET_q4_0 8
-#define OFFSET_q4_1 0
-#define OFFSET_q5_0 16
-#define OFFSET_q5_1 0
-#define OFFSET_q8_0 128
-#define OFFSET_q2_k 0
-#define OFFSET_q3_k 4
-#define OFFSET_q4_k 0
-#define OFFSET_q5_k 0
-#define OFFSET_q6_k 32
+#define OFFSET_q4_0  8
+#define OFFSET_q4_1  0
+#define OFFSET_q5_0  16
+#define OFFSET_q5_1  0
+#define OFFSET_q8_0  128
+#define OFFSET_q2_k  0
+#define OFFSET_q3_k  4
+#define OFFSET_q4_k  0
+#define OFFSET_q5_k  0
+#define OFFSET_q6_k  32
+
+#define LARGEST_q4_0 15 /* of the unsigned weights */
+#define LARGEST_q4_1 15
+#define LARGEST_q5_0 31
+#define LARGEST_q5_1 31
+#define LARGEST_q8_0 255
+#define LARGEST_q2_k 3
+#define LARGEST_q3_k 7
+#define LARGEST_q4_k 15
+#define LARGEST_q5_k 31
+#define LARGEST_q6_k 63
 
 static inline void unpack_nibbles(const uint8_t qs[16], uint8_t q[32]) {
     for (int i = 0; i < 16; i++)

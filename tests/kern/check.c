@@ -51,7 +51,20 @@ static void unguard(struct guarded *g) {
 
 /* ---- inputs ---- */
 
-enum kind { KIND_RANDOM, KIND_ZERO, KIND_FULL, KIND_EXTREME, KIND_DENORMAL, KIND_INFINITE, KIND_N };
+enum kind {
+    KIND_RANDOM,
+    KIND_ZERO,
+    KIND_FULL,
+    KIND_EXTREME,
+    KIND_DENORMAL,
+    KIND_INFINITE,
+    /* What saturates or wraps in 16 bits: the largest or the smallest weights, and q all 127 or all
+     * -127. */
+    KIND_LARGEST,
+    KIND_LARGEST_NEGATED,
+    KIND_SMALLEST,
+    KIND_N
+};
 
 static void put_half(uint8_t *at, enum kind kind) {
     static const uint16_t extreme[] = {0x7BFF, 0xFBFF, 0x0400, 0x8400, 0x3C00, 0x0000, 0x8000};
@@ -78,8 +91,17 @@ static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind
     };
     size_t block = kern_types[type].block_bytes;
 
-    for (size_t i = 0; i < n; i++)
-        bytes[i] = kind == KIND_ZERO ? 0 : kind == KIND_FULL ? 0xFF : (uint8_t)next_random();
+    for (size_t i = 0; i < n; i++) {
+        bytes[i] = (uint8_t)next_random();
+        if (kind == KIND_ZERO)
+            bytes[i] = 0;
+        else if (kind == KIND_FULL)
+            bytes[i] = 0xFF;
+        else if (kind == KIND_LARGEST || kind == KIND_LARGEST_NEGATED)
+            bytes[i] = type == KERN_Q8_0 ? 0x7F : 0xFF;
+        else if (kind == KIND_SMALLEST)
+            bytes[i] = type == KERN_Q8_0 ? 0x80 : 0;
+    }
     if (kern_types[type].act == ACT_F32) {
         for (size_t at = 0; at < n; at += block) {
             float f = ((float)(next_random() % 65536) - 32768) * 1e-4f;
@@ -107,6 +129,10 @@ static void fill_floats(float *x, size_t n, enum kind kind) {
             x[i] = 0;
         else if (kind == KIND_FULL)
             x[i] = i % 2 ? 1.0f : -1.0f; /* every q is ±127 */
+        else if (kind == KIND_LARGEST || kind == KIND_SMALLEST)
+            x[i] = 1.0f;
+        else if (kind == KIND_LARGEST_NEGATED)
+            x[i] = -1.0f;
         else if (kind == KIND_DENORMAL)
             x[i] *= 1e-40f;
         else if (kind == KIND_EXTREME)
@@ -207,7 +233,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
 
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
     uint32_t block = kern_types[type].block_values == 1 ? 1 : kern_types[type].block_values;
-    static const uint32_t outs[] = {1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 70};
+    static const uint32_t outs[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 70};
     static const uint32_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 24, 45};
 
     for (size_t i = 0; i < ARRAY_SIZE(outs); i++)
@@ -243,6 +269,7 @@ static void check_tier(const char *name) {
     }
 TIER(generic)
 TIER(avx2)
+TIER(avxvnni)
 TIER(avx512)
 TIER(vnni)
 
@@ -328,8 +355,9 @@ static void test_generic_is_a_product(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        {"generic", test_generic, 60}, {"avx2", test_avx2, 60}, {"avx512", test_avx512, 60},
-        {"vnni", test_vnni, 60},       TEST(dequantize_golden), TEST(generic_is_a_product),
+        {"generic", test_generic, 60}, {"avx2", test_avx2, 60}, {"avxvnni", test_avxvnni, 60},
+        {"avx512", test_avx512, 60},   {"vnni", test_vnni, 60}, TEST(dequantize_golden),
+        TEST(generic_is_a_product),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

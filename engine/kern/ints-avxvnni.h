@@ -1,0 +1,18 @@
+/* Integer lanes of the AVX-VNNI tier: 8-bit dot products in one instruction. */
+#pragma once
+
+#include "engine/kern/ints-256.h"
+
+/* 12 accumulators of 16 registers. */
+#define PANEL_ROWS     6
+#define PANEL_VECS     2
+#define PANEL_ROWS_MIN 6
+
+/* acc + four products of unsigned and signed bytes a lane */
+static inline vi vi_dot4(vi acc, vi u, vi s) {
+    return _mm256_dpbusd_avx_epi32(acc, u, s);
+}
+/* acc + two products of signed 16-bit numbers a lane */
+static inline vi vi_dot2(vi acc, vi a, vi b) {
+    return _mm256_dpwssd_avx_epi32(acc, a, b);
+}

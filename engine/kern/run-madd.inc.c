@@ -1,0 +1,27 @@
+/*
+ * Runs of dot products, for tiers without VNNI: four products of bytes a lane and step, of weights
+ * 0 .. `largest` (the format's constant) and activations -127 .. 127.
+ *
+ * vpmaddubsw makes int16 of two products, saturated. Two of weights up to 127 fit, and so do sums
+ * of as many steps as vi_run_steps() says; a run ends with its int16 added to the int32. Larger
+ * weights (Q8_0) are widened to int16 before they are multiplied.
+ */
+static inline vi vi_dot2(vi acc, vi a, vi b) {
+    return vi_add(acc, vi_pairs_16(a, b));
+}
+
+static inline int vi_run_steps(int largest) {
+    return largest > 127 ? 64 : INT16_MAX / (2 * 127 * largest);
+}
+static inline vi vi_run_begin(vi sum, int largest) {
+    return largest > 127 ? sum : vi_set1(0);
+}
+static inline vi vi_run_step(vi run, vi u, vi s, int largest) {
+    if (largest <= 127)
+        return vi_add_16(run, vi_pairs(u, s));
+    run = vi_dot2(run, vi_and(u, vi_set1(0x00FF00FF)), vi_sra_16(vi_sll_16(s, 8), 8));
+    return vi_dot2(run, vi_srl_16(u, 8), vi_sra_16(s, 8));
+}
+static inline vi vi_run_end(vi sum, vi run, int largest) {
+    return largest > 127 ? run : vi_dot2(sum, run, vi_set1(0x00010001));
+}
