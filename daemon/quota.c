@@ -138,8 +138,8 @@ void quota_deinit(Quota *q) {
     list_for_each_safe (node, &q->users) {
         User *user = container_of(node, User, node);
 
-        while (!list_is_empty(&user->accounts))
-            free_account(list_first(&user->accounts, Account, node)); /* asserts */
+        list_for_each_safe (account, &user->accounts)
+            free_account(container_of(account, Account, node)); /* asserts */
         user->window.sum = 0;
         free_user_if_unused(user);
     }
