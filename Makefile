@@ -21,8 +21,9 @@ kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/avxvnni.c engi
 proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
-ctl_SRC    := client/cmd-generate.c client/cmd-models.c client/cmd-status.c client/cmd-text.c client/cmd-top.c \
-              client/ctl.c client/grokctl.c client/progress.c client/top-screen.c
+ctl_SRC    := client/chat.c client/chat-input.c client/cmd-chat.c client/cmd-generate.c client/cmd-models.c \
+              client/cmd-status.c client/cmd-text.c client/cmd-top.c client/ctl.c client/grokctl.c \
+              client/progress.c client/sampling.c client/top-screen.c
 daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon/conn.c daemon/cost.c daemon/daemon.c daemon/job.c \
               daemon/listener.c daemon/log.c daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c \
               daemon/output.c daemon/quota.c daemon/room.c daemon/sched.c daemon/service.c daemon/service-admin.c daemon/service-generate.c \
@@ -42,7 +43,7 @@ tool_TESTS        := grammar logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
 fuzz_TESTS        := fuzz/chat fuzz/constraint fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
-script_TESTS      := unit/client-library.sh unit/engine-grammar.sh cli/grokctl.sh interop/go.sh interop/python.sh
+script_TESTS      := unit/client-library.sh unit/engine-grammar.sh cli/chat.sh cli/grokctl.sh interop/go.sh interop/python.sh
 once_TESTS        := build.sh demo.sh readme.sh systemd/units.sh systemd/seccomp.sh
 
 # ---- how it is compiled ----
@@ -60,7 +61,7 @@ pkg_cflags = $(shell pkg-config --cflags $1 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $1 2>/dev/null)
 
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DGROKD_VERSION='"$(VERSION)"' \
-            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd jansson)
+            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd jansson libedit)
 STRICT   := -std=gnu17 -fno-common -fvisibility=hidden -fno-math-errno -ffp-contract=off \
             $(WARNINGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,$(HARDEN))
 LDFLAGS  += -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
@@ -68,7 +69,7 @@ LDLIBS   += -lpthread -lm
 
 engine_LIBS := $(call pkg_libs,openblas jansson)
 proto_LIBS  := $(call pkg_libs,libprotobuf-c)
-ctl_LIBS    := $(call pkg_libs,jansson ncursesw) $(proto_LIBS)
+ctl_LIBS    := $(call pkg_libs,jansson libedit ncursesw) $(proto_LIBS)
 daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)
 
 # Where an installed grokd finds its configuration and the demo model.

@@ -3,7 +3,6 @@
 
 #include "base/macro.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,98 +10,31 @@
 
 struct generate {
     struct text_options text;
-    struct grokd_sampling sampling;
-    struct option_list stop, stop_tokens, banned, logit_bias;
+    struct sampling_options sampling;
     const char *json_schema, *regex, *grammar; /* the second is the source, the others name it */
     bool echo, has_logprobs;
 };
 
 #define AT(field) offsetof(struct generate, field)
-#define NUMBER(field)                                                                              \
-    offsetof(struct generate, sampling.field), offsetof(struct generate, sampling.has_##field)
 
 static const struct option_row options[] = {
     TEXT_FILE_ROW(struct generate, text),
-    {'n', "max-tokens", "N", "stop after N tokens", OPTION_U32, NUMBER(max_tokens)},
-    {'t', "temperature", "T", "sample with this temperature (0: greedy)", OPTION_FLOAT,
-     NUMBER(temperature)},
-    {0, "top-k", "K", "sample from the K most probable tokens (0: off)", OPTION_U32, NUMBER(top_k)},
-    {0, "top-p", "P", "sample from the best tokens that make up P (1: off)", OPTION_FLOAT,
-     NUMBER(top_p)},
-    {0, "min-p", "P", "sample from tokens at least P times the best (0: off)", OPTION_FLOAT,
-     NUMBER(min_p)},
-    {0, "repetition-penalty", "X", "divide the logits of tokens seen by X (1: off)", OPTION_FLOAT,
-     NUMBER(repetition_penalty)},
-    {0, "presence-penalty", "X", "subtract X for tokens generated before", OPTION_FLOAT,
-     NUMBER(presence_penalty)},
-    {0, "frequency-penalty", "X", "subtract X for each time generated", OPTION_FLOAT,
-     NUMBER(frequency_penalty)},
-    {0, "seed", "N", "the same seed gives the same text", OPTION_U64, NUMBER(seed)},
-    {0, "stop", "STRING", "end the text before STRING (repeatable)", OPTION_LIST, AT(stop), 0},
-    {0, "stop-token", "ID", "end the text at this token (repeatable)", OPTION_LIST, AT(stop_tokens),
-     0},
-    {0, "ban", "STRING", "never let STRING appear (repeatable)", OPTION_LIST, AT(banned), 0},
-    {0, "logit-bias", "ID=BIAS", "add BIAS to a token's logit (repeatable)", OPTION_LIST,
-     AT(logit_bias), 0},
+    SAMPLING_ROWS(struct generate, sampling),
     {0, "logprobs", "N", "tell log-probabilities, and N alternatives", OPTION_U32,
-     AT(sampling.top_logprobs), AT(has_logprobs)},
+     AT(sampling.values.top_logprobs), AT(has_logprobs)},
     {0, "json-schema", "FILE|TEXT", "the text is JSON that is valid under this schema",
      OPTION_STRING, AT(json_schema), 0},
     {0, "regex", "RE", "the text matches this regular expression as a whole", OPTION_STRING,
      AT(regex), 0},
     {0, "grammar", "FILE", "the text is of this grammar in GBNF", OPTION_STRING, AT(grammar), 0},
-    {0, "ignore-eos", NULL, "go on after the end-of-text token", OPTION_FLAG,
-     AT(sampling.ignore_eos), 0},
     {0, "include-stop", NULL, "keep the stop string in the text", OPTION_FLAG,
-     AT(sampling.include_stop), 0},
+     AT(sampling.values.include_stop), 0},
     {0, "echo", NULL, "print the prompt before its continuation", OPTION_FLAG, AT(echo), 0},
     TEXT_BOS_ROWS(struct generate, text),
     TEXT_REQUEST_ROWS(struct generate, text),
 };
 
 /* ---- the request ---- */
-
-static int parse_bias(const char *text, struct grokd_logit_bias *ret) {
-    const char *equals = strchr(text, '=');
-    char id[16];
-    int r;
-
-    if (!equals || (size_t)(equals - text) >= sizeof(id))
-        return ctl_fail(EXIT_USAGE, "--logit-bias takes ID=BIAS, not '%s'", text);
-    (void)memcpy(id, text, (size_t)(equals - text));
-    id[equals - text] = '\0';
-    r = ctl_parse_i32("logit-bias", id, &ret->token);
-    return r != 0 ? r : ctl_parse_float("logit-bias", equals + 1, &ret->bias);
-}
-
-struct lists {
-    int32_t stop_tokens[OPTION_LIST_MAX];
-    struct grokd_logit_bias bias[OPTION_LIST_MAX];
-};
-
-static int fill_sampling(struct generate *g, struct lists *lists) {
-    struct grokd_sampling *s = &g->sampling;
-    int r = 0;
-
-    s->size = sizeof(*s);
-    s->logprobs = g->has_logprobs;
-    if (s->top_logprobs > LOGPROBS_MAX)
-        return ctl_fail(EXIT_USAGE, "--logprobs takes a number up to %d, not %u", LOGPROBS_MAX,
-                        s->top_logprobs);
-    for (size_t i = 0; i < g->stop_tokens.n && r == 0; i++)
-        r = ctl_parse_i32("stop-token", g->stop_tokens.values[i], &lists->stop_tokens[i]);
-    for (size_t i = 0; i < g->logit_bias.n && r == 0; i++)
-        r = parse_bias(g->logit_bias.values[i], &lists->bias[i]);
-    s->stop = g->stop.values;
-    s->n_stop = g->stop.n;
-    s->banned_strings = g->banned.values;
-    s->n_banned_strings = g->banned.n;
-    s->stop_token_ids = lists->stop_tokens;
-    s->n_stop_token_ids = g->stop_tokens.n;
-    s->logit_bias = lists->bias;
-    s->n_logit_bias = g->logit_bias.n;
-    return r;
-}
 
 /* A schema that is not the name of a file is an object. */
 static int fill_constraint(const struct generate *g, struct grokd_generate_request *request,
@@ -124,10 +56,6 @@ static int fill_constraint(const struct generate *g, struct grokd_generate_reque
 
 /* ---- the answer ---- */
 
-static double rate(uint64_t n, uint64_t us) {
-    return us > 0 ? (double)n * 1e6 / (double)us : 0;
-}
-
 static void print_figures(const struct grokd_final *final) {
     const struct grokd_usage *u = final->usage;
 
@@ -135,9 +63,9 @@ static void print_figures(const struct grokd_final *final) {
         return;
     (void)fprintf(stderr, "[%u prompt tokens in %.2f s, %.1f/s; %u generated in %.2f s, %.1f/s; ",
                   u->prompt_tokens, (double)u->prefill_us / 1e6,
-                  rate(u->prompt_tokens, u->prefill_us), u->generated_tokens,
+                  ctl_rate(u->prompt_tokens, u->prefill_us), u->generated_tokens,
                   (double)u->decode_us / 1e6,
-                  rate(u->generated_tokens > 0 ? u->generated_tokens - 1 : 0, u->decode_us));
+                  ctl_rate(u->generated_tokens > 0 ? u->generated_tokens - 1 : 0, u->decode_us));
     if (u->queued_us >= 10000)
         (void)fprintf(stderr, "waited %.2f s; ", (double)u->queued_us / 1e6);
     if (u->seed != 0)
@@ -267,7 +195,6 @@ static int follow(Ctl *ctl, const struct generate *g, grokd_call *call) {
 
 static int run(Ctl *ctl, void *state, int argc, char **argv) {
     struct grokd_generate_request request = GROKD_GENERATE_REQUEST_INIT;
-    CLEANUP(freep) struct lists *lists = calloc(1, sizeof(*lists));
     CLEANUP(freep) int32_t *ids = NULL;
     CLEANUP(freep) char *text = NULL, *constraint = NULL;
     struct generate *g = state;
@@ -275,9 +202,11 @@ static int run(Ctl *ctl, void *state, int argc, char **argv) {
     grokd_call *call;
     int r;
 
-    if (!lists)
-        return ctl_fail(EXIT_REFUSED, "out of memory");
-    r = fill_sampling(g, lists);
+    g->sampling.values.logprobs = g->has_logprobs;
+    if (g->sampling.values.top_logprobs > LOGPROBS_MAX)
+        return ctl_fail(EXIT_USAGE, "--logprobs takes a number up to %d, not %u", LOGPROBS_MAX,
+                        g->sampling.values.top_logprobs);
+    r = ctl_fill_sampling(&g->sampling);
     if (r != 0)
         return r;
     r = ctl_parse_priority(g->text.priority, &request.priority);
@@ -292,7 +221,7 @@ static int run(Ctl *ctl, void *state, int argc, char **argv) {
     request.model = ctl->model;
     request.text = text;
     request.tokens = ids;
-    request.sampling = &g->sampling;
+    request.sampling = &g->sampling.values;
     request.request_id = g->text.request_id;
     request.actor = g->text.actor;
     request.timeout_ms = g->text.timeout_ms;

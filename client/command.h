@@ -65,9 +65,9 @@ struct command {
                           `has` */
 };
 
-extern const struct command command_generate, command_score, command_tokenize, command_detokenize,
-    command_models, command_show, command_load, command_unload, command_status, command_top,
-    command_cancel;
+extern const struct command command_chat, command_generate, command_score, command_tokenize,
+    command_detokenize, command_models, command_show, command_load, command_unload, command_status,
+    command_top, command_cancel;
 
 /* What every command gets. Owner: main(). */
 struct Ctl {
@@ -152,6 +152,53 @@ int ctl_parse_priority(const char *text, int *ret);
 int ctl_read_prompt(const struct text_options *o, int argc, char **argv, char **ret_text,
                     int32_t **ret_ids, size_t *ret_n_ids);
 
+/* The options of how tokens are chosen, shared by the commands that generate (client/sampling.c).
+ */
+struct sampling_options {
+    struct grokd_sampling values;
+    struct option_list stop, stop_tokens, banned, logit_bias;
+    int32_t stop_token_ids[OPTION_LIST_MAX];
+    struct grokd_logit_bias biases[OPTION_LIST_MAX];
+};
+/* clang-format off */
+#define SAMPLING_AT(s, f, field) offsetof(s, f.values.field), offsetof(s, f.values.has_##field)
+#define SAMPLING_ROWS(s, f) \
+    {'n', "max-tokens", "N", "stop after N tokens", \
+     OPTION_U32, SAMPLING_AT(s, f, max_tokens)}, \
+    {'t', "temperature", "T", "sample with this temperature (0: greedy)", \
+     OPTION_FLOAT, SAMPLING_AT(s, f, temperature)}, \
+    {0, "top-k", "K", "sample from the K most probable tokens (0: off)", \
+     OPTION_U32, SAMPLING_AT(s, f, top_k)}, \
+    {0, "top-p", "P", "sample from the best tokens that make up P (1: off)", \
+     OPTION_FLOAT, SAMPLING_AT(s, f, top_p)}, \
+    {0, "min-p", "P", "sample from tokens at least P times the best (0: off)", \
+     OPTION_FLOAT, SAMPLING_AT(s, f, min_p)}, \
+    {0, "repetition-penalty", "X", "divide the logits of tokens seen by X (1: off)", \
+     OPTION_FLOAT, SAMPLING_AT(s, f, repetition_penalty)}, \
+    {0, "presence-penalty", "X", "subtract X for tokens generated before", \
+     OPTION_FLOAT, SAMPLING_AT(s, f, presence_penalty)}, \
+    {0, "frequency-penalty", "X", "subtract X for each time generated", \
+     OPTION_FLOAT, SAMPLING_AT(s, f, frequency_penalty)}, \
+    {0, "seed", "N", "the same seed gives the same text", \
+     OPTION_U64, SAMPLING_AT(s, f, seed)}, \
+    {0, "stop", "STRING", "end the text before STRING (repeatable)", \
+     OPTION_LIST, offsetof(s, f.stop), 0}, \
+    {0, "stop-token", "ID", "end the text at this token (repeatable)", \
+     OPTION_LIST, offsetof(s, f.stop_tokens), 0}, \
+    {0, "ban", "STRING", "never let STRING appear (repeatable)", \
+     OPTION_LIST, offsetof(s, f.banned), 0}, \
+    {0, "logit-bias", "ID=BIAS", "add BIAS to a token's logit (repeatable)", \
+     OPTION_LIST, offsetof(s, f.logit_bias), 0}, \
+    {0, "ignore-eos", NULL, "go on after the end-of-text token", \
+     OPTION_FLAG, offsetof(s, f.values.ignore_eos), 0}
+/* clang-format on */
+/* Makes `values` of what the options say. Returns 0 or EXIT_USAGE. */
+int ctl_fill_sampling(struct sampling_options *o);
+
+/* Sets what the row describes in the command's state. `value` stays the caller's; it is NULL for an
+ * option without an argument. Returns 0 or EXIT_USAGE. (client/grokctl.c) */
+int ctl_set_option(const struct option_row *row, void *state, const char *value);
+
 /* Numbers from the command line; EXIT_USAGE names the option and the text that is not one. */
 int ctl_parse_u32(const char *option, const char *text, uint32_t *ret);
 int ctl_parse_u64(const char *option, const char *text, uint64_t *ret);
@@ -185,3 +232,8 @@ json_t *ctl_json_text(const char *bytes, size_t n);
 /* Ctrl-C: the first sets the flag and interrupts a blocking wait, a second ends the program. */
 void ctl_catch_interrupt(void);
 bool ctl_interrupted(void);
+/* For commands that go on after what was interrupted: forgets it. From then on it takes a few more
+ * to end the program. */
+void ctl_clear_interrupt(void);
+/* Tokens a second. */
+double ctl_rate(uint64_t n, uint64_t us);

@@ -15,12 +15,13 @@
 /* The largest text that is read for a request: the daemon takes messages up to 4 MiB. */
 #define TEXT_BYTES_MAX (4u << 20)
 
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted, patience = 1;
 
 static void on_interrupt(int number) {
-    if (interrupted)
+    (void)number;
+    if (interrupted == patience)
         _exit(EXIT_INTERRUPTED);
-    interrupted = number;
+    interrupted++;
 }
 
 void ctl_catch_interrupt(void) {
@@ -28,6 +29,15 @@ void ctl_catch_interrupt(void) {
 
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
+}
+
+void ctl_clear_interrupt(void) {
+    interrupted = 0;
+    patience = 3;
+}
+
+double ctl_rate(uint64_t n, uint64_t us) {
+    return us > 0 ? (double)n * 1e6 / (double)us : 0;
 }
 
 bool ctl_interrupted(void) {

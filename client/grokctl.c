@@ -10,9 +10,9 @@
 #define OPTIONS_MAX 40
 
 static const struct command *const commands[] = {
-    &command_generate, &command_score, &command_tokenize, &command_detokenize,
-    &command_models,   &command_show,  &command_load,     &command_unload,
-    &command_status,   &command_top,   &command_cancel,
+    &command_generate,   &command_chat,   &command_score, &command_tokenize,
+    &command_detokenize, &command_models, &command_show,  &command_load,
+    &command_unload,     &command_status, &command_top,   &command_cancel,
 };
 
 enum { COMMON_SOCKET, COMMON_MODEL, COMMON_JSON, COMMON_QUIET, COMMON_HELP, COMMON_VERSION };
@@ -135,9 +135,9 @@ static int set_common(Ctl *ctl, size_t row, const char *value, bool *ret_help, b
     return 0;
 }
 
-static int set_option(const struct option_row *row, char *state, const char *value) {
-    struct option_list *list = (struct option_list *)(void *)(state + row->at);
-    void *at = state + row->at;
+int ctl_set_option(const struct option_row *row, void *state, const char *value) {
+    struct option_list *list = (struct option_list *)(void *)((char *)state + row->at);
+    void *at = (char *)state + row->at;
     float seconds;
     int r = 0;
 
@@ -175,7 +175,7 @@ static int set_option(const struct option_row *row, char *state, const char *val
         break;
     }
     if (r == 0 && row->has)
-        *(bool *)(state + row->has) = true;
+        *((bool *)state + row->has) = true;
     return r;
 }
 
@@ -200,7 +200,7 @@ static int parse_options(Ctl *ctl, void *state, int argc, char **argv, bool stop
         if (row < ARRAY_SIZE(common_options))
             r = set_common(ctl, row, optarg, ret_help, ret_version);
         else
-            r = set_option(t.rows[row], state, optarg);
+            r = ctl_set_option(t.rows[row], state, optarg);
         if (r != 0)
             return r;
     }

@@ -13,7 +13,7 @@ _grokctl() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
-        -s | --socket | -m | --model | -f | --file | --json-schema | --grammar) ((i++)) ;;
+        -s | --socket | -m | --model | -f | --file | -l | --load | --json-schema | --grammar) ((i++)) ;;
         -*) ;;
         *)
             command=$word
@@ -30,7 +30,11 @@ _grokctl() {
         mapfile -t COMPREPLY < <(compgen -W "interactive normal batch" -- "$current")
         return
         ;;
-    -s | --socket | -f | --file | --json-schema | --grammar)
+    --template)
+        mapfile -t COMPREPLY < <(compgen -W "alpaca chatglm3 chatglm4 chatml gemma llama2 llama3 mistral phi3 plain qwen2 vicuna zephyr" -- "$current")
+        return
+        ;;
+    -s | --socket | -f | --file | -l | --load | --json-schema | --grammar)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
         ;;
