@@ -17,7 +17,9 @@
  *    held back.
  *  - Prompts may stretch a step with decoding rows up to target_us, or a quarter more than its
  *    decoding rows take where those take longer. Without decoding rows up to ALONE_US, which bounds
- *    the time that a cancellation takes. And never more than twice as many rows as were measured.
+ *    the time that a cancellation takes, or ALONE_FIXED times the fixed part of a step: a large
+ *    model would do little but read its weights. And never more than twice as many rows as were
+ *    measured.
  *
  * When the user whose turn it is doesn't fit, the step is full for all: those behind it would only
  * run further ahead.
@@ -44,7 +46,8 @@
 /* Prompt rows given at once; a step with any has so many, whatever they cost. */
 #define SLICE_ROWS 16u
 /* A step that only processes prompts: cancelling takes so long. */
-#define ALONE_US 200000
+#define ALONE_US    200000.0
+#define ALONE_FIXED 4
 /* Decoding leaves prompts this part of a step that is too long already. */
 #define PROMPT_SHARE 0.25
 /* Tokens that an interactive request may be ahead of others. */
@@ -433,7 +436,7 @@ static struct step measure(Sched *s) {
             n_least = MIN(n_least, user->n_decoding);
     }
     step.n_prompt_rows_max = MIN(step.n_prompt_rows_max, s->options.n_prompt_rows_max);
-    step.us_max = step.us_prompt_max = ALONE_US;
+    step.us_max = step.us_prompt_max = MAX(ALONE_US, ALONE_FIXED * cost_of_step(&s->cost, 0, 0));
     if (step.n_decoding == 0)
         return step;
     all = cost_of_decoding(&s->cost, (uint32_t)step.n_decoding);

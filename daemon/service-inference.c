@@ -212,6 +212,8 @@ static void push(Call *call, Job *job) {
         (void)job_free(job);
         return;
     }
+    if (call->queued_us == 0) /* else it waited for its model */
+        call->queued_us = daemon_now_us(d);
     if (worker_push(&d->worker, job) != 0) {
         call_release_job(job);
         (void)job_free(job);
@@ -220,8 +222,6 @@ static void push(Call *call, Job *job) {
     }
     model_use(model); /* until the job comes back */
     call->job = job;
-    if (call->queued_us == 0) /* else it waited for its model */
-        call->queued_us = daemon_now_us(d);
     call_set_state(call, CALL_QUEUED);
 }
 

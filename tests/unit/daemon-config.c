@@ -34,7 +34,7 @@ static void test_defaults_are_the_manuals(void) {
 
     assert(config_init(&c) == 0);
     assert(strcmp(c.socket, "/run/grokd/grokd.sock") == 0 && c.socket_mode == 0660);
-    assert(c.drain_us == 30000000 && c.n_step_rows == 128 && c.n_sequences_max == 64);
+    assert(c.drain_us == 30000000 && c.n_step_rows == 512 && c.n_sequences_max == 64);
     assert(c.preload && !c.exact_floats && c.limits[QUOTA_BYTES] == 64 << 20);
     assert(c.n_models == 0 && config_check(&c) == 0);
     config_deinit(&c);
@@ -77,7 +77,7 @@ static void test_later_values_win_and_nothing_is_the_default(void) {
     write_drop_in("10.conf", "[engine]\nthreads = 4\nstep_rows =\n[model a]\nload = no\n");
     write_drop_in("30.conf.bak", "[engine]\nthreads = 6\n");
     assert(config_load(&c, path, true) == 0);
-    assert(c.n_threads == 5 && c.n_step_rows == 128 && c.n_models == 2);
+    assert(c.n_threads == 5 && c.n_step_rows == 512 && c.n_models == 2);
     assert(strcmp(c.models[0].name, "a") == 0 && strcmp(c.models[0].path, "/1") == 0);
     assert(!c.models[0].load && c.models[1].load && c.models[1].is_default);
     assert(config_check(&c) == 0);

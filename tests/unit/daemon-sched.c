@@ -177,7 +177,8 @@ static void check_plan(uint32_t n_planned) {
     if (sim.n_steps < WARM_UP_STEPS || n_prompt == 0)
         return;
     us = true_cost(n_prompt, n_decode);
-    limit = n_decoding > 0 ? MAX(TARGET_US, 1.25 * true_cost(0, n_decoding)) : 200000;
+    limit = n_decoding > 0 ? MAX(TARGET_US, 1.25 * true_cost(0, n_decoding))
+                           : MAX(200000, 4 * true_cost(0, 0));
     if (us > 1.25 * limit + true_cost(16, 0))
         printf("step of %u + %u rows: %.0f us, limit %.0f\n", n_prompt, n_decode, us, limit);
     assert(us <= 1.25 * limit + true_cost(16, 0));
