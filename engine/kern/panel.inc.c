@@ -18,9 +18,10 @@
 
 #include <stddef.h>
 
-#define PANEL_OUT   (PANEL_VECS * VI_LANES)
-#define PANEL_K     256
-#define PANEL_STEPS (PANEL_K / 4)
+#define PANEL_OUT    (PANEL_VECS * VI_LANES)
+#define PANEL_K      256
+#define PANEL_STEPS  (PANEL_K / 4)
+#define PANELS_AHEAD 2 /* how far ahead weights are fetched (measured) */
 
 struct weight_panel {
     vi w[PANEL_STEPS][PANEL_VECS];
@@ -194,17 +195,18 @@ static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t fi
     return m->w + (size_t)(out < m->n_out ? out : m->n_out - 1) * m->row_bytes;
 }
 
-/* Fetches what follows each output's blocks meanwhile: the next panel. */
+/* `ahead` is where the panel begins that will be wanted some time later: fetched meanwhile. */
 static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern_mul *m,
                                        struct wide_format f, unpack_panel_fn *unpack,
-                                       uint32_t first_out, uint32_t first_block, int n_blocks) {
+                                       uint32_t first_out, uint32_t first_block, int n_blocks,
+                                       const uint8_t *ahead) {
     const uint8_t *blocks[VI_LANES];
 
     for (int v = 0; v < PANEL_VECS; v++) {
         for (uint32_t lane = 0; lane < VI_LANES; lane++) {
             blocks[lane] = panel_weights(m, first_out, (uint32_t)v * VI_LANES + lane) +
                            first_block * f.block_bytes;
-            prefetch_run(blocks[lane] + (size_t)n_blocks * f.block_bytes,
+            prefetch_run(ahead + ((size_t)v * VI_LANES + lane) * m->row_bytes,
                          (size_t)n_blocks * f.block_bytes);
         }
         for (int b = 0; b < n_blocks; b++) {
@@ -269,6 +271,16 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format 
     }
 }
 
+/* Where the weights are that come PANELS_AHEAD panels after this one: at most a few rows past the
+ * product's, which are those of the next one. */
+static ALWAYS_INLINE const uint8_t *panel_ahead(const struct kern_mul *m, struct wide_format f,
+                                                uint32_t block, uint32_t out, uint32_t k) {
+    uint32_t n_panels = (m->x->k + PANEL_K - 1) / PANEL_K, i = k / PANEL_K + PANELS_AHEAD;
+
+    return m->w + (out + (size_t)(i / n_panels) * PANEL_OUT) * m->row_bytes +
+           (size_t)(i % n_panels) * (PANEL_K / block) * f.block_bytes;
+}
+
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
                                     unpack_panel_fn *unpack) {
     uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, n_sums = f.super ? KERN_SUPER_SUMS : 1;
@@ -290,7 +302,8 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
                                        .d = d_at + k / block * sizeof(float),
                                        .sums = sums_at + k / block * n_sums * sizeof(int16_t)};
 
-                unpack_panel(&work->panel, m, f, unpack, out, k / block, n_blocks);
+                unpack_panel(&work->panel, m, f, unpack, out, k / block, n_blocks,
+                             panel_ahead(m, f, block, out, k));
                 for (uint32_t at = 0, n; at < n_rows; at += n) {
                     n = next_group(n_rows - at);
                     r.act = work->act + at;
