@@ -343,6 +343,12 @@ int convert_show_model(struct answer *answer, const void *message) {
         .chat_template = m->chat_template,
         .instruction_set = m->instruction_set,
         .chat_template_name = m->chat_template_name,
+        .resident_bytes = m->resident_bytes,
+        .huge_page_bytes = m->huge_page_bytes,
+        .locked_bytes = m->locked_bytes,
+        .numa_nodes = m->numa_nodes,
+        .node_bytes = m->node_bytes,
+        .n_node_bytes = m->n_node_bytes,
     };
     answer->event.show_model = to;
     return to->summary ? 0 : -ENOMEM;

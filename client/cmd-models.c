@@ -114,7 +114,12 @@ static json_t *json_show(const struct grokd_show_model_response *m) {
         {"vocabulary", m->vocabulary},
         {"context_trained", m->context_trained},
         {"context_max", m->context_max},
+        {"resident_bytes", m->resident_bytes},
+        {"huge_page_bytes", m->huge_page_bytes},
+        {"locked_bytes", m->locked_bytes},
+        {"numa_nodes", m->numa_nodes},
     };
+    json_t *nodes = json_array();
 
     for (size_t i = 0; o && i < sizeof(numbers) / sizeof(numbers[0]); i++)
         json_object_set_new(o, numbers[i].name, json_integer((json_int_t)numbers[i].value));
@@ -122,7 +127,11 @@ static json_t *json_show(const struct grokd_show_model_response *m) {
         json_object_set_new(o, "bos_token", json_integer(m->bos_token));
         json_object_set_new(o, "eos_token", json_integer(m->eos_token));
         json_object_set_new(o, "add_bos", json_boolean(m->add_bos));
+        for (size_t i = 0; i < m->n_node_bytes; i++)
+            json_array_append_new(nodes, json_integer((json_int_t)m->node_bytes[i]));
+        json_object_set(o, "node_bytes", nodes);
     }
+    json_decref(nodes);
     return o;
 }
 
@@ -135,6 +144,25 @@ static void print_amount(const char *label, uint64_t value, const char *unit) {
     char text[32];
 
     print_row(label, ctl_human((double)value, unit, text));
+}
+
+/* Where the file was when it had been loaded, and on which node where there are several. */
+static void print_memory(const struct grokd_show_model_response *m) {
+    char text[128], resident[32], locked[32], huge[32];
+
+    (void)snprintf(text, sizeof(text), "%s, %s locked, %s in huge pages",
+                   ctl_human((double)m->resident_bytes, "B", resident),
+                   ctl_human((double)m->locked_bytes, "B", locked),
+                   ctl_human((double)m->huge_page_bytes, "B", huge));
+    print_row("in memory when loaded", text);
+    if (m->numa_nodes > 0) {
+        (void)snprintf(text, sizeof(text), "%u", m->numa_nodes);
+        print_row("NUMA nodes", text);
+    }
+    for (size_t i = 0; m->numa_nodes > 1 && i < m->n_node_bytes; i++) {
+        (void)snprintf(text, sizeof(text), "on node %zu", i);
+        print_amount(text, m->node_bytes[i], "B");
+    }
 }
 
 static void print_show(const struct grokd_show_model_response *m) {
@@ -157,6 +185,8 @@ static void print_show(const struct grokd_show_model_response *m) {
     }
     print_amount("active per token", m->parameters_active, "");
     print_amount("file size", m->summary->file_bytes, "B");
+    if (m->summary->state == GROKD_MODEL_READY)
+        print_memory(m);
     print_amount("half-precision memory", m->half_precision_bytes, "B");
     print_amount("read per token", m->active_bytes, "B");
     (void)snprintf(text, sizeof(text), "%u", m->vocabulary);

@@ -147,7 +147,9 @@ static void open_in_background(uv_work_t *work) {
         .n_rows_max = (uint32_t)(c->n_step_rows + c->n_sequences_max),
         .n_sequences_max = (uint32_t)c->n_sequences_max,
         .exact_floats = c->exact_floats,
+        .hugepages = c->hugepages,
         .preload = c->preload,
+        .lock = c->lock,
         .on_progress = on_read,
         .userdata = m,
     };
@@ -213,6 +215,20 @@ static void cool_down(Model *m) {
     m->retry_us = daemon_now_us(m->daemon) + us;
 }
 
+static void log_memory(const Model *m, const struct gk_model_info *info) {
+    const struct gk_memory *memory = &info->memory;
+
+    log_info("model %s: memory: %" PRIu64 " MB mapped, %" PRIu64 " MB resident, %" PRIu64
+             " MB locked, %" PRIu64 " MB in huge pages; %u NUMA node%s",
+             m->name, info->n_file_bytes / 1000000, memory->n_resident_bytes / 1000000,
+             memory->n_locked_bytes / 1000000, memory->n_huge_bytes / 1000000, memory->n_nodes,
+             memory->n_nodes == 1 ? "" : "s");
+    if (m->daemon->config->lock && memory->n_locked_bytes < memory->n_resident_bytes)
+        log_warning("model %s is not locked in memory: the limit (LimitMEMLOCK= of the unit, "
+                    "RLIMIT_MEMLOCK) is too low",
+                    m->name);
+}
+
 static void on_opened(uv_work_t *work, int status) {
     Model *m = work->data;
     bool is_open = m->work_result == 0, is_late = m->daemon->is_closing;
@@ -229,6 +245,7 @@ static void on_opened(uv_work_t *work, int status) {
                  " KV pages",
                  m->name, info->architecture, info->n_parameters, info->isa, info->n_context_max,
                  m->n_kv_total);
+        log_memory(m, info);
         m->n_failures = 0;
         chat_check_template(m);
         set_state(m, MODEL_READY);

@@ -23,6 +23,17 @@ void models_list(Call *call, void *request) {
     msg_arena_deinit(&arena);
 }
 
+static void fill_memory(const struct gk_memory *m, Grokd__V1__ShowModelResponse *a) {
+    a->resident_bytes = m->n_resident_bytes;
+    a->huge_page_bytes = m->n_huge_bytes;
+    a->locked_bytes = m->n_locked_bytes;
+    a->numa_nodes = m->n_nodes;
+    a->node_bytes = (uint64_t *)(uintptr_t)m->node_bytes; /* packing only reads */
+    for (size_t i = 0; i < GK_NODES_MAX; i++)
+        if (m->node_bytes[i] > 0)
+            a->n_node_bytes = i + 1;
+}
+
 static void fill_show(const Model *model, const struct gk_model_info *i,
                       Grokd__V1__ShowModelResponse *a) {
     const char *template = chat_template_of(model), *named = gk_chat_template_text(template);
@@ -54,6 +65,7 @@ static void fill_show(const Model *model, const struct gk_model_info *i,
     a->eos_token = i->token_eos;
     a->add_bos = i->add_bos;
     a->instruction_set = view(i->isa);
+    fill_memory(&i->memory, a);
 }
 
 void models_show(Call *call, void *request) {

@@ -113,3 +113,82 @@ unsigned cpus_usable(cpu_set_t *ret_mask) {
         n = (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L);
     return quota > 0 ? MIN(n, quota) : n;
 }
+
+/* ---- nodes ---- */
+
+/* "0-3,8,10-11"; false where it is something else. */
+static bool parse_list(const char *text, cpu_set_t *ret) {
+    CPU_ZERO(ret);
+    for (const char *at = text; *at != '\0' && *at != '\n';) {
+        char *end;
+        unsigned long first = strtoul(at, &end, 10), last = first;
+
+        if (end == at)
+            return false;
+        if (*end == '-') {
+            at = end + 1;
+            last = strtoul(at, &end, 10);
+            if (end == at)
+                return false;
+        }
+        if (last < first || last >= CPU_SETSIZE || (*end != ',' && *end != '\n' && *end != '\0'))
+            return false;
+        for (unsigned long i = first; i <= last; i++)
+            CPU_SET(i, ret);
+        at = *end == ',' ? end + 1 : end;
+    }
+    return true;
+}
+
+/* A set of numbers in a file of one line; empty where there is none. */
+static void read_list(const char *path, cpu_set_t *ret) {
+    FILE *f = fopen(path, "re");
+    char line[8 * CPU_SETSIZE] = "";
+
+    if (f && !fgets(line, sizeof(line), f))
+        line[0] = '\0';
+    if (f)
+        (void)fclose(f);
+    if (!parse_list(line, ret))
+        CPU_ZERO(ret);
+}
+
+static void read_nodes(const char *directory, cpu_set_t *ret) {
+    char path[PATH_MAX];
+
+    (void)snprintf(path, sizeof(path), "%s/online", directory);
+    read_list(path, ret);
+}
+
+unsigned cpus_n_nodes(const char *directory) {
+    cpu_set_t nodes;
+
+    read_nodes(directory, &nodes);
+    return MAX((unsigned)CPU_COUNT(&nodes), 1u);
+}
+
+/* Moves those of `some` that are still in `left` to the end of ret. */
+static size_t take_cpus(cpu_set_t *left, const cpu_set_t *some, int *ret, size_t n, size_t n_max) {
+    for (int cpu = 0; cpu < CPU_SETSIZE && n < n_max; cpu++)
+        if (CPU_ISSET(cpu, left) && CPU_ISSET(cpu, some)) {
+            CPU_CLR(cpu, left);
+            ret[n++] = cpu;
+        }
+    return n;
+}
+
+size_t cpus_by_node(const char *directory, const cpu_set_t *cpus, int *ret, size_t n_max) {
+    cpu_set_t nodes, of_node, left = *cpus;
+    char path[PATH_MAX];
+    size_t n = 0;
+
+    read_nodes(directory, &nodes);
+    for (int node = 0; node < CPU_SETSIZE; node++) {
+        if (!CPU_ISSET(node, &nodes))
+            continue;
+        (void)snprintf(path, sizeof(path), "%s/node%d/cpulist", directory, node);
+        read_list(path, &of_node);
+        n = take_cpus(&left, &of_node, ret, n, n_max);
+    }
+    return take_cpus(&left, cpus, ret, n, n_max); /* what no node has */
+}

@@ -1,10 +1,17 @@
-/* How many CPUs this process may use: its affinity mask and the quota of its cgroups. */
+/* Which CPUs this process may use: its affinity mask, the quota of its cgroups, and NUMA nodes. */
 #pragma once
 
 #include <sched.h>
+#include <stddef.h>
 
 /* The affinity mask, and how many threads make sense on it: at least 1. */
 unsigned cpus_usable(cpu_set_t *ret_mask);
 /* CPUs' worth of quota, rounded up, that the cgroups in `list` (/proc/self/cgroup) leave below
  * `mount` (/sys/fs/cgroup); 0: no limit. */
 unsigned cpus_quota(const char *list, const char *mount);
+
+#define CPUS_NODES "/sys/devices/system/node"
+/* NUMA nodes of this machine, 1 where `directory` does not tell. */
+unsigned cpus_n_nodes(const char *directory);
+/* The CPUs of the mask, those of a node together, at most n_max. Returns how many. */
+size_t cpus_by_node(const char *directory, const cpu_set_t *cpus, int *ret, size_t n_max);

@@ -6,6 +6,7 @@
 #include "engine/bind.h"
 #include "engine/info.h"
 #include "engine/internal.h"
+#include "engine/memory.h"
 #include "engine/seq.h"
 #include "engine/step.h"
 #include "engine/text/chat.h"
@@ -61,8 +62,11 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
         return error_set(reterr, GK_E_INVALID,
                          "this CPU has no instruction set '%s', or there is none of that name",
                          o->isa);
-    if ((r = model_file_open(&e->file, o->path, reterr)) != 0 ||
-        (r = bind_shape(e->file, &e->manifest, &e->shape, reterr)) != 0 ||
+    if ((r = model_file_open(&e->file, o->path, reterr)) != 0)
+        return r;
+    if (o->hugepages)
+        model_file_ask_huge(e->file);
+    if ((r = bind_shape(e->file, &e->manifest, &e->shape, reterr)) != 0 ||
         (r = bind_weights(e->file, &e->manifest, &e->shape, &e->weights, reterr)) != 0 ||
         (r = tokenizer_from_gguf(&e->tokenizer, e->file, reterr)) != 0 ||
         (r = check_vocab(e, reterr)) != 0 || (r = set_limits(e, o, reterr)) != 0)
@@ -79,6 +83,9 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
         return error_set(reterr, r, "out of memory");
     if (o->preload && !model_file_preload(e->file, o->on_progress, o->userdata))
         return error_set(reterr, -ECANCELED, "loading was given up");
+    if (o->lock)
+        model_file_lock(e->file);
+    memory_of_file(e->file, &e->info.memory);
     if (model_file_is_lost(e->file))
         return error_set(reterr, GK_E_FILE, "the file changed or failed while it was read");
     return 0;

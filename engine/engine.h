@@ -47,7 +47,9 @@ struct gk_options {
     uint32_t n_rows_max;      /* rows in one step; 0: 512 */
     uint32_t n_sequences_max; /* sequences alive; 0: 64 */
     bool exact_floats;        /* own kernels instead of OpenBLAS for F32, F16 and BF16 weights */
+    bool hugepages;           /* ask for huge pages before the file is read */
     bool preload;             /* read every page of the file before returning, with progress */
+    bool lock;                /* keep in memory what has been read, as far as that is allowed */
     bool (*on_progress)(void *userdata, uint64_t done_bytes,
                         uint64_t total_bytes); /* may be NULL; false: give up, with -ECANCELED */
     void *userdata;
@@ -71,6 +73,15 @@ DEFINE_CLEANUP(GkPool *, gk_pool_free)
 
 /* ---- immutable after open ---- */
 
+#define GK_NODES_MAX 64
+/* Where the mapped file is, as the kernel told when it had been opened; 0: it doesn't. */
+struct gk_memory {
+    uint64_t n_resident_bytes, n_huge_bytes; /* mapped in pages of any size, in huge ones */
+    uint64_t n_locked_bytes;
+    uint32_t n_nodes;                  /* NUMA nodes of this machine */
+    uint64_t node_bytes[GK_NODES_MAX]; // (the nodes' numbers)
+};
+
 /* Facts computed from the file's own shapes (grok1.md 1). Strings live as long as the engine. */
 struct gk_model_info {
     const char *architecture, *name, *license, *description; /* "" where the file has none */
@@ -85,6 +96,7 @@ struct gk_model_info {
     uint32_t n_embd, n_ff, n_heads, n_kv_heads, head_size, n_vocab;
     uint32_t n_context_trained, n_context_max;
     uint32_t n_rows_max, n_sequences_max;
+    struct gk_memory memory;
     int32_t token_bos, token_eos; /* -1: none */
     bool add_bos;                 /* what gk_tokenize() does where asked for the model's default */
 };

@@ -163,13 +163,6 @@ void pool_run(GkPool *pool, pool_fn *fn, void *userdata) {
 
 /* ---- life ---- */
 
-static int nth_cpu(const cpu_set_t *cpus, unsigned n) {
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, cpus) && n-- == 0)
-            return cpu;
-    return -1;
-}
-
 static int start_member(GkPool *pool, unsigned i, int cpu) {
     sigset_t all, old;
     int r;
@@ -186,6 +179,7 @@ static int start_member(GkPool *pool, unsigned i, int cpu) {
 
 int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
     CLEANUP(gk_pool_freep) GkPool *pool = NULL;
+    int order[CPU_SETSIZE]; /* members of a node are neighbours */
     unsigned n_usable, n_wanted;
     cpu_set_t cpus;
     bool pinned;
@@ -205,9 +199,11 @@ int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
     pool->n = 1;
     pool->spin_ns = n_wanted <= n_usable ? SPIN_NS : 0;
     pinned = n_wanted > 1 && n_wanted <= (unsigned)CPU_COUNT(&cpus);
-    pool->members[0] = (struct member){.pool = pool, .cpu = pinned ? nth_cpu(&cpus, 0) : -1};
+    if (pinned)
+        (void)cpus_by_node(CPUS_NODES, &cpus, order, ARRAY_SIZE(order));
+    pool->members[0] = (struct member){.pool = pool, .cpu = pinned ? order[0] : -1};
     for (unsigned i = 1; i < n_wanted; i++) {
-        r = start_member(pool, i, pinned ? nth_cpu(&cpus, i) : -1);
+        r = start_member(pool, i, pinned ? order[i] : -1);
         if (r != 0)
             return error_set(reterr, -r, "can't start compute thread %u of %u: %s", i + 1, n_wanted,
                              strerror(r));

@@ -415,6 +415,25 @@ bool model_file_is_lost(const ModelFile *f) {
     return false;
 }
 
+size_t model_file_n_parts(const ModelFile *f) {
+    return f->n_parts;
+}
+
+const void *model_file_part(const ModelFile *f, size_t i, size_t *ret_n) {
+    *ret_n = mapping_n_bytes(f->parts[i]);
+    return mapping_bytes(f->parts[i]);
+}
+
+void model_file_ask_huge(const ModelFile *f) {
+    for (uint32_t i = 0; i < f->n_parts; i++)
+        mapping_ask_huge(f->parts[i]);
+}
+
+void model_file_lock(const ModelFile *f) {
+    for (uint32_t i = 0; i < f->n_parts; i++)
+        mapping_lock(f->parts[i]);
+}
+
 struct preload {
     bool (*on_progress)(void *, uint64_t, uint64_t);
     void *userdata;

@@ -46,6 +46,13 @@ const struct file_tensor *model_file_find(const ModelFile *f, const char *name);
 uint64_t model_file_n_bytes(const ModelFile *f);                                 /* all parts */
 /* True once a page of any part could not be read (it shrank, or the device failed). Any thread. */
 bool model_file_is_lost(const ModelFile *f);
+/* The bytes of one of its mapped files. */
+size_t model_file_n_parts(const ModelFile *f);
+const void *model_file_part(const ModelFile *f, size_t i, size_t *ret_n);
+/* Asks the kernel for huge pages, which takes effect for what is not read yet. */
+void model_file_ask_huge(const ModelFile *f);
+/* Keeps in memory what is there and what comes; whole parts, as many as the limit allows. */
+void model_file_lock(const ModelFile *f);
 /* Reads every page in; on_progress may be NULL. Returns false where that gave up. */
 bool model_file_preload(const ModelFile *f, bool (*on_progress)(void *, uint64_t, uint64_t),
                         void *userdata);

@@ -27,6 +27,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define PRELOAD_CHUNK_BYTES (32u << 20)
@@ -252,6 +253,22 @@ bool mapping_is_lost(Mapping *m) {
         return false;
     atomic_store_explicit(&m->slot->lost, true, memory_order_release);
     return true;
+}
+
+/* Page cache of a file system that has large folios, read after this, comes in huge pages. */
+void mapping_ask_huge(const Mapping *m) {
+    (void)madvise((void *)(uintptr_t)m->bytes, m->n_bytes, MADV_HUGEPAGE);
+}
+
+/* MLOCK_ONFAULT: nothing is read for it, that is preload's. */
+void mapping_lock(const Mapping *m) {
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_MEMLOCK, &limit);
+    }
+    (void)mlock2(m->bytes, m->n_bytes, MLOCK_ONFAULT);
 }
 
 static void touch_pages(const uint8_t *bytes, size_t n) {

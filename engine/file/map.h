@@ -29,6 +29,9 @@ size_t mapping_n_bytes(const Mapping *m);
 /* True, and for ever, once a page could not be read or the file was seen to have been changed. Any
  * thread; one system call. */
 bool mapping_is_lost(Mapping *m);
+/* See file.h; where the kernel won't, nothing changes. */
+void mapping_ask_huge(const Mapping *m);
+void mapping_lock(const Mapping *m);
 /* Reads every page, in order, calling on_progress (may be NULL) with the bytes done since the last
  * call; stops early where the mapping is lost. Returns false where on_progress did so, to give up.
  */

@@ -40,6 +40,8 @@ static void test_models_are_listed_and_shown(void) {
     assert(show->parameters_active < show->summary->parameters);
     assert(show->half_precision_bytes == 2 * show->summary->parameters && show->eos_token == 2);
     assert(strstr(show->weight_types, "Q8_0") && show->chat_template[0]);
+    /* Read before it was ready, to the end of its last page. */
+    assert(show->resident_bytes >= show->summary->file_bytes && show->numa_nodes >= 1);
     assert(grokd_show_model(client, "no such", &none, &error) == GROKD_NOT_FOUND);
     assert(!none && strstr(error.text, "no such"));
     client = grokd_client_free(client);

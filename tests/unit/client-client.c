@@ -283,6 +283,12 @@ static void answer_show(struct server *s, uint64_t stream) {
     m.add_bos = true;
     m.chat_template = TEXT("c");
     m.instruction_set = TEXT("i");
+    m.resident_bytes = 119;
+    m.huge_page_bytes = 120;
+    m.locked_bytes = 121;
+    m.numa_nodes = 2;
+    m.node_bytes = (uint64_t[]){122, 123};
+    m.n_node_bytes = 2;
     answer(s, stream, &m.base);
 }
 
@@ -610,6 +616,9 @@ static void check_show(const struct grokd_show_model_response *m) {
     assert(m->head_size == 114 && m->vocabulary == 115 && m->context_trained == 116);
     assert(m->context_max == 117 && m->bos_token == -1 && m->eos_token == 118 && m->add_bos);
     assert(strcmp(m->chat_template, "c") == 0 && strcmp(m->instruction_set, "i") == 0);
+    assert(m->resident_bytes == 119 && m->huge_page_bytes == 120 && m->locked_bytes == 121);
+    assert(m->numa_nodes == 2 && m->n_node_bytes == 2);
+    assert(m->node_bytes[0] == 122 && m->node_bytes[1] == 123);
 }
 
 static void check_status(const struct grokd_status_response *m) {

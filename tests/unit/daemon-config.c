@@ -35,7 +35,8 @@ static void test_defaults_are_the_manuals(void) {
     assert(config_init(&c) == 0);
     assert(strcmp(c.socket, "/run/grokd/grokd.sock") == 0 && c.socket_mode == 0660);
     assert(c.drain_us == 30000000 && c.n_step_rows == 512 && c.n_sequences_max == 64);
-    assert(c.preload && !c.exact_floats && c.limits[QUOTA_BYTES] == 64 << 20);
+    assert(c.preload && c.hugepages && !c.lock && !c.exact_floats &&
+           c.limits[QUOTA_BYTES] == 64 << 20);
     assert(c.n_models == 0 && config_check(&c) == 0);
     config_deinit(&c);
 }
