@@ -28,6 +28,8 @@
 #define RETRY_MIN_US     100000ull
 #define RETRY_MAX_US     60000000ull
 #define RETRY_UNKNOWN_US 1000000ull
+/* Who waits for a model hears of it so often. */
+#define TELL_US 250000
 
 static const char *const state_names[] = {
 #define X(name) #name,
@@ -267,61 +269,6 @@ bool call_charge(Call *call, size_t n_bytes) {
     return true;
 }
 
-void call_use_model(Call *call, Model *model) {
-    model_use(model);
-    model->n_calls++;
-    call->model = model;
-}
-
-void call_leave_model(Call *call) {
-    Model *model = call->model;
-
-    list_unlink(&call->model_node);
-    if (!model)
-        return;
-    call->model = NULL;
-    model->n_calls--;
-    model_release(model);
-}
-
-static uint32_t count(const ListNode *list) {
-    uint32_t n = 0;
-
-    list_for_each (node, list)
-        n++;
-    return n;
-}
-
-void call_await_model(Call *call, Model *model) {
-    if (!call_charge(call, call->n_view))
-        return;
-    call->request = alloc_array(call->n_view + 1, 1);
-    if (!call->request) {
-        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
-        return;
-    }
-    if (call->n_view > 0)
-        (void)memcpy(call->request, call->view, call->n_view);
-    call->n_request = call->n_view;
-    call->queued_us = daemon_now_us(call->daemon);
-    call_use_model(call, model);
-    call->output.position = count(&model->waiters);
-    call->output.has_position = call->method->kind == CODEC_SERVER_STREAM;
-    list_push_back(&model->waiters, &call->model_node);
-    call_mark_dirty(call);
-}
-
-void call_run_again(Call *call) {
-    CLEANUP(freep) uint8_t *request = take_ptr(call->request);
-
-    call_leave_model(call);
-    if (call->n_request > 0) {
-        quota_release(call->account, QUOTA_BYTES, call->n_request);
-        call->n_charged_bytes -= call->n_request;
-    }
-    service_run(call, request, call->n_request);
-}
-
 /* Those that came before it and wait, or may soon. */
 struct places {
     uint64_t n_waiting, n_user_waiting, n_running;
@@ -364,6 +311,79 @@ bool call_find_place(Call *call) {
         return false;
     }
     return true;
+}
+
+void call_use_model(Call *call, Model *model) {
+    model_use(model);
+    model->n_calls++;
+    call->model = model;
+}
+
+void call_leave_model(Call *call) {
+    Model *model = call->model;
+
+    list_unlink(&call->model_node);
+    if (!model)
+        return;
+    call->model = NULL;
+    model->n_calls--;
+    model_release(model);
+}
+
+void call_await_model(Call *call, Model *model) {
+    if (!call_charge(call, call->n_view))
+        return;
+    call->request = alloc_array(call->n_view + 1, 1);
+    if (!call->request) {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+        return;
+    }
+    if (call->n_view > 0)
+        (void)memcpy(call->request, call->view, call->n_view);
+    call->n_request = call->n_view;
+    call->queued_us = daemon_now_us(call->daemon);
+    call_use_model(call, model);
+    if (call->method->is_inference && !call_find_place(call))
+        return;
+    list_push_back(&model->waiters, &call->model_node);
+    call_tell_wait(call);
+}
+
+/* Its place among those who wait for the model: so many are before it. */
+static uint32_t find_position(const Call *call) {
+    uint32_t n = 0;
+
+    list_for_each (node, &call->model->waiters) {
+        if (node == &call->model_node)
+            break;
+        n++;
+    }
+    return n;
+}
+
+void call_tell_wait(Call *call) {
+    uint32_t position = find_position(call);
+    uint64_t now = daemon_now_us(call->daemon);
+
+    if (call->method->kind != CODEC_SERVER_STREAM ||
+        (call->told_us > 0 && now - call->told_us < TELL_US))
+        return;
+    call->told_us = now;
+    call->output.position = position;
+    call->output.wait_us = model_wait_us(call->model);
+    call->output.has_position = true;
+    call_mark_dirty(call);
+}
+
+void call_run_again(Call *call) {
+    CLEANUP(freep) uint8_t *request = take_ptr(call->request);
+
+    call_leave_model(call);
+    if (call->n_request > 0) {
+        quota_release(call->account, QUOTA_BYTES, call->n_request);
+        call->n_charged_bytes -= call->n_request;
+    }
+    service_run(call, request, call->n_request);
 }
 
 bool call_set_actor(Call *call, const char *actor) {

@@ -53,6 +53,7 @@ typedef struct Call {
     Job *job; /* the worker has it; NULL: not yet, or no more */
     char request_id[CALL_ID_MAX + 1];
     uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us;
+    uint64_t told_us; /* when it heard how far its model is */
     size_t n_prompt, n_prompt_done, n_generated;
     uint64_t seed;
     uint64_t tick_us, interval_us; /* of methods that act now and then; 0: never */
@@ -89,6 +90,8 @@ void call_leave_model(Call *call);
 /* Waits for the model to be loaded: then the method runs again, from the start. May fail the call.
  */
 void call_await_model(Call *call, struct Model *model);
+/* Says how far it is, where there is something new to say. */
+void call_tell_wait(Call *call);
 /* What it waited for is there. The call may be over when this returns. */
 void call_run_again(Call *call);
 /* Looks for a place among those that run or wait for its model. Returns false where the call is

@@ -301,6 +301,7 @@ static void load_next(Models *m) {
     log_info("loading model %s from %s", next->name, next->path);
     notify_status("Loading model %s", next->name);
     next->is_working = true;
+    next->load_us = daemon_now_us(m->daemon);
     next->work.data = next;
     (void)uv_queue_work(&m->daemon->loop, &next->work, open_in_background, on_opened);
 }
@@ -320,6 +321,15 @@ unsigned model_percent(const Model *m) {
     uint64_t done = atomic_load(&m->done_bytes), total = atomic_load(&m->total_bytes);
 
     return total > 0 ? (unsigned)(done / (total / 100 + 1)) : 0;
+}
+
+uint64_t model_wait_us(const Model *m) {
+    uint64_t done = atomic_load(&m->done_bytes), total = atomic_load(&m->total_bytes);
+    uint64_t us = daemon_now_us(m->daemon) - m->load_us;
+
+    if (m->state != MODEL_LOADING || !m->is_working || done == 0 || done > total)
+        return 0;
+    return (uint64_t)((double)us * (double)(total - done) / (double)done);
 }
 
 static void on_progress(uv_async_t *async) {

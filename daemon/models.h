@@ -48,6 +48,7 @@ typedef struct Model {
     uint64_t idle_us;                          /* when its last user went, or it was loaded */
     unsigned n_failures;                       /* to load, one after the other */
     uint64_t retry_us;                         /* FAILED: requests may not load it before */
+    uint64_t load_us;                          /* when the background began to load it */
     char *chat_template;            /* configured: a name or a text; NULL: the file's, or plain */
     const char *chat_template_name; /* the configuration's words for it */
     GkEngine *engine;               /* NULL: none */
@@ -107,6 +108,8 @@ void model_use(Model *m);
 void model_release(Model *m); /* it may be gone afterwards */
 
 unsigned model_percent(const Model *m);
+/* Until it is loaded, as it went so far; 0: not known. */
+uint64_t model_wait_us(const Model *m);
 /* Views of the model's own strings. */
 void model_fill_summary(const Model *m, Grokd__V1__ModelSummary *ret);
 /* Of all, in the arena. Returns -ENOMEM. */

@@ -129,7 +129,9 @@ void models_on_load(Call *call, Model *model) {
     default:
         if (model->has_no_room)
             call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", model->error.text);
-        else
+        else if (model->is_leaving && model->state == MODEL_CONFIGURED)
+            model_load(model, true); /* it has left, and is wanted again */
+        else if (!model->is_leaving)
             call_fail(call, STATUS_UNAVAILABLE, "model %s was unloaded meanwhile", model->name);
     }
 }
@@ -185,7 +187,7 @@ static Model *find_or_add(Call *call, const Grokd__V1__LoadModelRequest *q) {
                   model->shown_path);
         return NULL;
     }
-    if (model->state != MODEL_READY && model->state != MODEL_LOADING &&
+    if (model->state != MODEL_READY && model->state != MODEL_LOADING && !model->is_leaving &&
         (model->engine || model->is_working)) {
         call_fail(call, STATUS_UNAVAILABLE, "model %s is still being unloaded", model->name);
         return NULL;
@@ -205,7 +207,7 @@ void models_load_rpc(Call *call, void *request) {
         return;
     }
     list_push_back(&model->waiters, &call->model_node);
-    if (model->state != MODEL_LOADING)
+    if (model->state != MODEL_LOADING && model->state != MODEL_UNLOADING)
         model_load(model, true);
 }
 

@@ -141,7 +141,7 @@ static void on_awaited_model(Call *call, Model *model) {
             model_load(model, true); /* it has left, and is wanted again */
         return;
     default:
-        return;
+        call_tell_wait(call);
     }
 }
 

@@ -111,6 +111,31 @@ static void test_asking_loads(void) {
     test_daemon_stop(&d);
 }
 
+static void test_the_queue_for_a_model_is_bounded(void) {
+    CLIENT *client = NULL;
+    struct grokd_generate_request request = test_long(300);
+    grokd_call *calls[8];
+    size_t n_done = 0, n_refused = 0;
+
+    start("[engine]\nmax_sequences = 1\n[limits]\nmax_queued_requests = 2\n" MODEL("a", "")
+              MODEL("b", "load = no"));
+    client = test_connect(&d);
+    request.model = "b";
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = test_begin(client, &request);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+        struct grokd_error error = {0};
+        int r = test_finish(calls[i], NULL, &error);
+
+        n_done += r == GROKD_OK;
+        n_refused += r == GROKD_RESOURCE_EXHAUSTED && strstr(error.text, "max_queued_requests");
+        calls[i] = grokd_call_free(calls[i]);
+    }
+    assert(n_done >= 2 && n_refused >= 1 && n_done + n_refused == ARRAY_SIZE(calls));
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 static void test_anybody_may_ask(void) {
 
     test_daemon_init(&d);
@@ -245,6 +270,48 @@ static void test_too_large_is_refused_and_sends_nobody_away(void) {
     test_daemon_stop(&d);
 }
 
+/* A split model of 8 TiB, of which nothing is written. */
+static void make_huge(char path[200]) {
+    for (int i = 1; i <= 2; i++) {
+        (void)snprintf(path, 200, "%s/huge-%05d-of-00002.gguf", d.directory, i);
+        FILE *file = fopen(path, "we");
+
+        assert(file);
+        if (ftruncate(fileno(file), 1ll << 42) < 0)
+            test_skip("files can't be that large here");
+        assert(fclose(file) == 0);
+    }
+    (void)snprintf(path, 200, "%s/huge-00001-of-00002.gguf", d.directory);
+}
+
+static void test_memory_is_not_promised_twice(void) {
+    struct grokd_error error = {0};
+    CLIENT *client = NULL;
+    CALL *call = NULL;
+    char config[512], path[200];
+
+    test_daemon_init(&d);
+    make_huge(path);
+    (void)snprintf(config, sizeof(config), MODEL("a", "") "[model huge]\npath = %s\nload = no\n",
+                   path);
+    test_daemon_configure(&d, config);
+    test_daemon_spawn(&d, NULL);
+    test_daemon_await(&d, "READY=1");
+    client = test_connect(&d);
+    call = hold(client, "a");
+    assert(ask(client, "huge", &error) == GROKD_RESOURCE_EXHAUSTED);
+    assert(strstr(error.text, "huge needs 8388608 MiB") && strstr(error.text, "available"));
+    assert(find(client, "a").state == GROKD_MODEL_READY);
+    call = grokd_call_free(call);
+    await_idle(client, "a");
+    /* Alone it is tried however large it is, and turns out to be no model. */
+    assert(ask(client, "huge", &error) == GROKD_FAILED_PRECONDITION);
+    assert(find(client, "a").state == GROKD_MODEL_CONFIGURED);
+    expect_tar(client, "a");
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 static size_t count_lines(const char *text) {
     FILE *file = fopen(d.log, "re");
     char line[4096];
@@ -306,11 +373,13 @@ static void test_the_end_waits_for_no_model(void) {
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(asking_loads),
+        TEST(the_queue_for_a_model_is_bounded),
         TEST(anybody_may_ask),
         TEST(waiting_can_be_given_up),
         TEST(idle_models_go),
         TEST(the_oldest_makes_room),
         TEST(too_large_is_refused_and_sends_nobody_away),
+        TEST(memory_is_not_promised_twice),
         TEST(failures_cool_down),
         TEST(the_end_waits_for_no_model),
     };
