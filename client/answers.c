@@ -255,6 +255,27 @@ int convert_score(struct answer *answer, const void *message) {
     return to->usage ? 0 : -ENOMEM;
 }
 
+int convert_embed(struct answer *answer, const void *message) {
+    struct grokd_embed_response *to = MAKE_ANSWER(answer, struct grokd_embed_response);
+    const Grokd__V1__EmbedResponse *m = message;
+    struct grokd_embedding *embeddings;
+
+    if (!to)
+        return -ENOMEM;
+    embeddings = MAKE_ARRAY(&answer->arena, m->n_embeddings, struct grokd_embedding);
+    if (!embeddings)
+        return -ENOMEM;
+    for (size_t i = 0; i < m->n_embeddings; i++)
+        embeddings[i] = (struct grokd_embedding){.values = m->embeddings[i]->values,
+                                                 .n_values = m->embeddings[i]->n_values,
+                                                 .n_tokens = m->embeddings[i]->tokens};
+    to->embeddings = embeddings;
+    to->n_embeddings = m->n_embeddings;
+    to->usage = copy_usage(&answer->arena, m->usage);
+    answer->event.embed = to;
+    return to->usage ? 0 : -ENOMEM;
+}
+
 int convert_tokenize(struct answer *answer, const void *message) {
     struct grokd_tokenize_response *to = MAKE_ANSWER(answer, struct grokd_tokenize_response);
     const Grokd__V1__TokenizeResponse *m = message;

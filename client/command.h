@@ -65,9 +65,9 @@ struct command {
                           `has` */
 };
 
-extern const struct command command_chat, command_generate, command_score, command_tokenize,
-    command_detokenize, command_models, command_show, command_load, command_unload, command_status,
-    command_top, command_cancel;
+extern const struct command command_chat, command_generate, command_score, command_embed,
+    command_tokenize, command_detokenize, command_models, command_show, command_load,
+    command_unload, command_status, command_top, command_cancel;
 
 /* What every command gets. Owner: main(). */
 struct Ctl {

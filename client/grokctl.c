@@ -10,9 +10,9 @@
 #define OPTIONS_MAX 40
 
 static const struct command *const commands[] = {
-    &command_generate,   &command_chat,   &command_score, &command_tokenize,
-    &command_detokenize, &command_models, &command_show,  &command_load,
-    &command_unload,     &command_status, &command_top,   &command_cancel,
+    &command_generate,   &command_chat,   &command_score,  &command_embed, &command_tokenize,
+    &command_detokenize, &command_models, &command_show,   &command_load,  &command_unload,
+    &command_status,     &command_top,    &command_cancel,
 };
 
 enum { COMMON_SOCKET, COMMON_MODEL, COMMON_JSON, COMMON_QUIET, COMMON_HELP, COMMON_VERSION };

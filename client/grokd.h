@@ -123,12 +123,13 @@ enum grokd_next {
 int grokd_call_next(grokd_call *call, int wait_ms, const struct grokd_event **ret_event,
                     struct grokd_error *error);
 /* Asks the daemon to end the call, which then fails with CANCELLED, unless it ends by itself
- * before: go on with grokd_call_next(). What can't be ended in the daemon (all but Generate and
- * Score) fails with CANCELLED at once, and its answer is ignored when it comes. Never blocks. */
+ * before: go on with grokd_call_next(). What can't be ended in the daemon (all but Generate,
+ * Score and Embed) fails with CANCELLED at once, and its answer is ignored when it comes. Never
+ * blocks. */
 void grokd_call_cancel(grokd_call *call);
 /* A call that has not ended is cancelled first. NULL is taken. Returns NULL. */
 grokd_call *grokd_call_free(grokd_call *call);
-/* Of Generate and Score: the request's id, the caller's or one made here. Otherwise "". */
+/* Of Generate, Score and Embed: the request's id, the caller's or one made here. Otherwise "". */
 const char *grokd_call_request_id(const grokd_call *call);
 void grokd_call_set_userdata(grokd_call *call, void *userdata);
 void *grokd_call_userdata(const grokd_call *call);
@@ -298,6 +299,55 @@ int grokd_begin_score(grokd_client *client, const struct grokd_score_request *re
 int grokd_score(grokd_client *client, const struct grokd_score_request *request,
                 struct grokd_score_response **ret, struct grokd_error *error);
 
+/* ---- Inference.Embed: a vector for each of several texts ---- */
+
+enum grokd_pooling {
+    GROKD_POOLING_UNSPECIFIED = 0, /* mean */
+    GROKD_POOLING_MEAN = 1,        /* of the last hidden states of all tokens */
+    GROKD_POOLING_LAST = 2         /* the last token's */
+};
+
+/* This struct and grokd_embedding lie in arrays and will not change. */
+struct grokd_input {
+    const char *text;      /* either this … */
+    const int32_t *tokens; /* … or this, where not NULL */
+    size_t n_tokens;
+};
+
+struct grokd_embed_request {
+    size_t size;
+    const char *model;
+    const struct grokd_input *inputs; /* at most 256 */
+    size_t n_inputs;
+    int pooling;                   /* enum grokd_pooling */
+    bool has_normalize, normalize; /* to length 1; yes where not given */
+    const char *request_id;        /* NULL: made here */
+    uint32_t timeout_ms;
+    bool has_add_bos, add_bos;
+    bool parse_control;
+    const char *actor; /* on whose behalf; NULL: the user's own */
+    int priority;      /* enum grokd_priority */
+};
+#define GROKD_EMBED_REQUEST_INIT                                                                   \
+    { .size = sizeof(struct grokd_embed_request) }
+
+struct grokd_embedding {
+    const float *values;
+    size_t n_values;
+    uint32_t n_tokens; /* of its input */
+};
+
+struct grokd_embed_response {
+    const struct grokd_embedding *embeddings; /* one for each input, in their order */
+    size_t n_embeddings;
+    const struct grokd_usage *usage;
+};
+
+int grokd_begin_embed(grokd_client *client, const struct grokd_embed_request *request,
+                      grokd_call **ret, struct grokd_error *error);
+int grokd_embed(grokd_client *client, const struct grokd_embed_request *request,
+                struct grokd_embed_response **ret, struct grokd_error *error);
+
 /* ---- Inference.Tokenize, Detokenize ---- */
 
 struct grokd_tokenize_request {
@@ -348,7 +398,7 @@ int grokd_begin_detokenize(grokd_client *client, const struct grokd_detokenize_r
 int grokd_detokenize(grokd_client *client, const struct grokd_detokenize_request *request,
                      struct grokd_detokenize_response **ret, struct grokd_error *error);
 
-/* ---- Inference.Cancel: ends another Generate or Score of the same user by its id ---- */
+/* ---- Inference.Cancel: ends another Generate, Score or Embed of the same user ---- */
 
 struct grokd_cancel_response {
     bool found;
@@ -557,6 +607,7 @@ struct grokd_event {
     const struct grokd_unload_model_response *unload_model;
     const struct grokd_status_response *status;
     const struct grokd_top *top;
+    const struct grokd_embed_response *embed;
 };
 
 #ifdef __GNUC__

@@ -99,6 +99,7 @@ void call_make_id(char ret[33]);
 
 /* answers.c: struct rpc's convert() */
 int convert_generate_event(struct answer *answer, const void *m);
+int convert_embed(struct answer *answer, const void *m);
 int convert_score(struct answer *answer, const void *m);
 int convert_tokenize(struct answer *answer, const void *m);
 int convert_detokenize(struct answer *answer, const void *m);

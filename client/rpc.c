@@ -244,6 +244,72 @@ int grokd_begin_score(grokd_client *client, const struct grokd_score_request *re
     return call_begin(client, &score, &m.base, m.request_id, ret, error);
 }
 
+static const struct rpc embed = {
+    .service = "grokd.v1.Inference",
+    .method = "Embed",
+    .is_cancellable = true,
+    .answer = &grokd__v1__embed_response__descriptor,
+    .convert = convert_embed,
+};
+
+/* The messages of one input. */
+struct embed_input {
+    Grokd__V1__EmbedInput message;
+    Grokd__V1__TokenIds tokens;
+};
+
+static void fill_inputs(struct embed_input *inputs, const struct grokd_embed_request *q,
+                        Grokd__V1__EmbedInput **ret_pointers) {
+    for (size_t i = 0; i < q->n_inputs; i++) {
+        struct embed_input *input = &inputs[i];
+
+        grokd__v1__embed_input__init(&input->message);
+        grokd__v1__token_ids__init(&input->tokens);
+        ret_pointers[i] = &input->message;
+        if (q->inputs[i].tokens) {
+            input->tokens.ids = MUTABLE(int32_t *, q->inputs[i].tokens);
+            input->tokens.n_ids = q->inputs[i].n_tokens;
+            input->message.input_case = GROKD__V1__EMBED_INPUT__INPUT_TOKENS;
+            input->message.tokens = &input->tokens;
+        } else {
+            input->message.input_case = GROKD__V1__EMBED_INPUT__INPUT_TEXT;
+            input->message.text = text_of(q->inputs[i].text);
+        }
+    }
+}
+
+int grokd_begin_embed(grokd_client *client, const struct grokd_embed_request *request,
+                      grokd_call **ret, struct grokd_error *error) {
+    Grokd__V1__EmbedRequest m = GROKD__V1__EMBED_REQUEST__INIT;
+    CLEANUP(freep) Grokd__V1__EmbedInput **pointers = NULL;
+    CLEANUP(freep) struct embed_input *inputs = NULL;
+    struct grokd_embed_request q;
+    char id[33];
+    int r;
+
+    r = take_request(&q, sizeof(q), request, error);
+    if (r)
+        return r;
+    inputs = alloc_array(q.n_inputs, sizeof(*inputs));
+    pointers = alloc_array(q.n_inputs, sizeof(Grokd__V1__EmbedInput *));
+    if (!inputs || !pointers)
+        return out_of_memory(error);
+    call_make_id(id);
+    fill_inputs(inputs, &q, pointers);
+    m.model = text_of(q.model);
+    m.inputs = pointers;
+    m.n_inputs = q.n_inputs;
+    m.pooling = (Grokd__V1__Pooling)q.pooling;
+    m.request_id = q.request_id && *q.request_id ? text_of(q.request_id) : id;
+    m.timeout_ms = q.timeout_ms;
+    m.parse_control = q.parse_control;
+    m.actor = text_of(q.actor);
+    m.priority = (Grokd__V1__Priority)q.priority;
+    SET_OPTIONAL(&m, &q, normalize, GROKD__V1__EMBED_REQUEST__HAS_NORMALIZE_NORMALIZE);
+    SET_OPTIONAL(&m, &q, add_bos, GROKD__V1__EMBED_REQUEST__HAS_ADD_BOS_ADD_BOS);
+    return call_begin(client, &embed, &m.base, m.request_id, ret, error);
+}
+
 static const struct rpc tokenize = {
     .service = "grokd.v1.Inference",
     .method = "Tokenize",
@@ -452,6 +518,17 @@ int grokd_score(grokd_client *client, const struct grokd_score_request *request,
     if (r)
         return r;
     FINISH(call, score, ret, error);
+}
+
+int grokd_embed(grokd_client *client, const struct grokd_embed_request *request,
+                struct grokd_embed_response **ret, struct grokd_error *error) {
+    grokd_call *call;
+    int r;
+
+    r = grokd_begin_embed(client, request, &call, error);
+    if (r)
+        return r;
+    FINISH(call, embed, ret, error);
 }
 
 int grokd_tokenize(grokd_client *client, const struct grokd_tokenize_request *request,

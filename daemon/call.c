@@ -40,7 +40,7 @@ static const char *const state_names[] = {
 static const unsigned state_edges[] = {
     [CALL_OPENING] = BIT(CALL_QUEUED) | BIT(CALL_DONE),
     [CALL_QUEUED] = BIT(CALL_RUNNING) | BIT(CALL_DONE),
-    [CALL_RUNNING] = BIT(CALL_FLUSHING) | BIT(CALL_DONE),
+    [CALL_RUNNING] = BIT(CALL_QUEUED) | BIT(CALL_FLUSHING) | BIT(CALL_DONE), /* of several jobs */
     [CALL_FLUSHING] = BIT(CALL_DONE),
     [CALL_DONE] = 0,
 };
@@ -104,6 +104,7 @@ static void let_go(Call *call) {
     output_deinit(&call->output);
     free(call->echo);
     free(call->scores.entries);
+    (void)embed_free(call->embed);
     if (call->n_charged_bytes > 0)
         quota_release(call->account, QUOTA_BYTES, call->n_charged_bytes);
     quota_release(call->account, QUOTA_REQUESTS, 1);
@@ -411,8 +412,8 @@ bool call_set_actor(Call *call, const char *actor) {
 /* ---- what is computed ---- */
 
 bool call_charge_job(Call *call, Job *job) {
-    bool is_score = job->params.mode == GK_SCORE;
-    uint64_t n = job->n_tokens + (is_score ? 0 : job->params.n_tokens_max);
+    bool is_generate = job->params.mode == GK_GENERATE;
+    uint64_t n = job->n_tokens + (is_generate ? job->params.n_tokens_max : 0);
     uint64_t n_pages = n / GK_KV_PAGE_POSITIONS + (n % GK_KV_PAGE_POSITIONS > 0);
     Daemon *d = call->daemon;
     Error error = ERROR_INIT;

@@ -10,6 +10,7 @@ struct Conn;
 struct Daemon;
 struct Model;
 struct method;
+struct Embed;
 
 #define CALL_ID_MAX    128 /* bytes of a request_id */
 #define CALL_ACTOR_MAX 64  /* bytes of an actor's name */
@@ -65,6 +66,7 @@ typedef struct Call {
     char stop[GK_STOP_STRING_BYTES_MAX + 1];
     char *echo;
     struct call_scores scores;
+    struct Embed *embed; /* what Embed gathers; NULL: another method */
 } Call;
 
 /* Takes a request; the call may be over when this returns. */

@@ -33,7 +33,10 @@ Job *job_free(Job *job) {
 Letter *letter_new(enum letter_type type, const Job *job, const struct gk_result *result) {
     size_t n_rows = type == LETTER_SCORES ? result->n_scores : type == LETTER_TOKEN;
     size_t n_top = n_rows * result->n_top * sizeof(struct gk_logprob);
-    size_t n_scores = type == LETTER_SCORES ? result->n_scores * sizeof(float) : 0;
+    size_t n_values = type == LETTER_SCORES      ? result->n_scores
+                      : type == LETTER_EMBEDDING ? result->n_embedding
+                                                 : 0;
+    size_t n_scores = n_values * sizeof(float);
     size_t n_text = type == LETTER_TOKEN ? result->n_text : 0;
     Letter *letter = alloc_array(1, sizeof(*letter) + n_top + n_scores + n_text);
     char *at = (char *)(letter + 1);
@@ -48,7 +51,7 @@ Letter *letter_new(enum letter_type type, const Job *job, const struct gk_result
         .token = result->token,
         .logprob = result->logprob,
         .score_begin = result->score_begin,
-        .n_scores = result->n_scores,
+        .n_scores = n_values,
         .n_top = result->n_top,
         .top = (struct gk_logprob *)(void *)at,
         .scores = (float *)(void *)(at + n_top),
@@ -59,7 +62,8 @@ Letter *letter_new(enum letter_type type, const Job *job, const struct gk_result
     if (n_top > 0)
         (void)memcpy(at, result->top, n_top);
     if (n_scores > 0)
-        (void)memcpy(at + n_top, result->scores, n_scores);
+        (void)memcpy(at + n_top, type == LETTER_SCORES ? result->scores : result->embedding,
+                     n_scores);
     if (n_text > 0)
         (void)memcpy(at + n_top + n_scores, result->text, n_text);
     return letter;

@@ -19,7 +19,8 @@ enum letter_type {
     LETTER_PREFILL, /* part of the prompt is done */
     LETTER_TOKEN,   /* a token, and the text that it released */
     LETTER_SCORES,
-    LETTER_ENDED, /* the letter is the job's own and brings it back to the loop */
+    LETTER_EMBEDDING, /* in `scores` */
+    LETTER_ENDED,     /* the letter is the job's own and brings it back to the loop */
 };
 
 /* Owner: the mailbox it is in, then the loop. */
@@ -35,7 +36,7 @@ typedef struct Letter {
     size_t n_prompt_done;                /* of PREFILL */
     int32_t token;                       /* of TOKEN */
     float logprob;                       /* of TOKEN */
-    size_t score_begin, n_scores, n_top; /* of SCORES; n_top of TOKEN too */
+    size_t score_begin, n_scores, n_top; /* of SCORES and EMBEDDING; n_top of TOKEN too */
     const struct gk_logprob *top;        /* (n_top), or (n_scores, n_top) */
     const float *scores;                 /* (n_scores) */
     const char *text;

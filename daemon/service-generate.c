@@ -11,7 +11,7 @@
     (MSG_BUDGET_BASE + buf_size(&(o)->text) +                                                      \
      16 * buf_size(&(o)->logprobs) / sizeof(struct gk_logprob) * sizeof(Grokd__V1__Logprob))
 
-static void fill_usage(const Call *call, Grokd__V1__Usage *u) {
+void fill_usage(const Call *call, Grokd__V1__Usage *u) {
     grokd__v1__usage__init(u);
     u->prompt_tokens = (uint32_t)call->n_prompt;
     u->generated_tokens = (uint32_t)call->n_generated;

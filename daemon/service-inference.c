@@ -31,7 +31,7 @@ static const Call *find_request(const Daemon *d, const char *id, uid_t uid, bool
 }
 
 /* Returns false where the call is over. */
-static bool take_request_id(Call *call, const char *id) {
+bool inference_take_request_id(Call *call, const char *id) {
     if (call->request_id[0])
         return true; /* it runs again */
     if (strlen(id) > CALL_ID_MAX) {
@@ -202,7 +202,7 @@ static bool take_sampling(Call *call, Job *job, const Grokd__V1__SamplingParams 
 /* ---- to the worker ---- */
 
 /* Takes the job, or ends the call. */
-static void push(Call *call, Job *job) {
+void inference_push(Call *call, Job *job) {
     Daemon *d = call->daemon;
     Model *model = call->model;
 
@@ -243,7 +243,7 @@ static void push_generate(Call *call, Job *job) {
         n_context = MIN(n_context, MAX(n_prompt + 1, call->account->user->max[QUOTA_CONTEXT]));
         job->params.n_tokens_max = (uint32_t)MIN(n_default, n_context - n_prompt);
     }
-    push(call, job);
+    inference_push(call, job);
 }
 
 static void push_score(Call *call, Job *job) {
@@ -266,7 +266,7 @@ static void push_score(Call *call, Job *job) {
         for (size_t i = 0; i < job->n_tokens; i++)
             for (size_t j = 0; j < n_each; j++)
                 scores->entries[i * n_each + j].token = j == 0 ? job->tokens[i] : -1;
-        push(call, job);
+        inference_push(call, job);
         return;
     }
     (void)job_free(job);
@@ -307,7 +307,7 @@ static void on_prompt(Call *call, TextWork *w) {
         push_any(call, job);
 }
 
-static unsigned bos_flags(int has_add_bos, bool add_bos, bool parse_control) {
+unsigned inference_bos_flags(int has_add_bos, bool add_bos, bool parse_control) {
     return (!has_add_bos ? 0
             : add_bos    ? GK_TOKENIZE_BOS
                          : GK_TOKENIZE_NO_BOS) |
@@ -384,10 +384,10 @@ static bool read_priority(const Daemon *d, Grokd__V1__Priority priority, enum sc
 }
 
 /* NULL: the call is over. */
-static Job *new_job(Call *call, enum gk_mode mode, Grokd__V1__Priority priority) {
+Job *inference_new_job(Call *call, enum gk_mode mode, Grokd__V1__Priority priority) {
     CLEANUP(job_freep) Job *job = NULL;
 
-    if (!call_find_place(call))
+    if (call->state == CALL_OPENING && !call_find_place(call))
         return NULL;
     job = job_new(call->id, call->model, call->model->engine);
     if (!job) {
@@ -442,11 +442,12 @@ static bool take_constraint(Call *call, const Grokd__V1__GenerateRequest *q, str
 void inference_generate(Call *call, void *request) {
     const Grokd__V1__GenerateRequest *q = request;
     bool is_tokens = q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_TOKENS;
-    struct prompt prompt = {.flags = bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control)};
+    struct prompt prompt = {
+        .flags = inference_bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control)};
     size_t n_bytes = prompt_bytes(q);
     CLEANUP(job_freep) Job *job = NULL;
 
-    if (!call_set_timeout(call, q->timeout_ms) || !take_request_id(call, q->request_id) ||
+    if (!call_set_timeout(call, q->timeout_ms) || !inference_take_request_id(call, q->request_id) ||
         !call_set_actor(call, q->actor) || !service_use_model(call, q->model))
         return;
     if (n_bytes == 0) {
@@ -456,7 +457,7 @@ void inference_generate(Call *call, void *request) {
     }
     if (!call_charge(call, n_bytes) || !take_constraint(call, q, &prompt))
         return;
-    job = new_job(call, GK_GENERATE, q->priority);
+    job = inference_new_job(call, GK_GENERATE, q->priority);
     if (!job || !take_sampling(call, job, q->sampling) ||
         (is_tokens && !copy_tokens(call, job, q->tokens)))
         return;
@@ -475,7 +476,7 @@ void inference_score(Call *call, void *request) {
     bool is_tokens = q->prompt_case == GROKD__V1__SCORE_REQUEST__PROMPT_TOKENS;
     CLEANUP(job_freep) Job *job = NULL;
 
-    if (!call_set_timeout(call, q->timeout_ms) || !take_request_id(call, q->request_id) ||
+    if (!call_set_timeout(call, q->timeout_ms) || !inference_take_request_id(call, q->request_id) ||
         !call_set_actor(call, q->actor) || !service_use_model(call, q->model) ||
         !check_logprobs(call, q->top_logprobs))
         return;
@@ -485,14 +486,14 @@ void inference_score(Call *call, void *request) {
     }
     if (!call_charge(call, is_text ? strlen(q->text) : q->tokens->n_ids * sizeof(int32_t)))
         return;
-    job = new_job(call, GK_SCORE, q->priority);
+    job = inference_new_job(call, GK_SCORE, q->priority);
     if (!job || (is_tokens && !copy_tokens(call, job, q->tokens)))
         return;
     job->params.n_logprobs = q->top_logprobs;
-    take_prompt(
-        call, take_ptr(job),
-        &(struct prompt){.text = is_text ? q->text : NULL,
-                         .flags = bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control)});
+    take_prompt(call, take_ptr(job),
+                &(struct prompt){.text = is_text ? q->text : NULL,
+                                 .flags = inference_bos_flags(q->has_add_bos_case, q->add_bos,
+                                                              q->parse_control)});
 }
 
 /* ---- Tokenize, Detokenize ---- */
@@ -533,7 +534,7 @@ void inference_tokenize(Call *call, void *request) {
     w = text_work_new(call, on_tokenized);
     if (!w || !text_work_set_text(call, w, q->text))
         return;
-    w->flags = bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control);
+    w->flags = inference_bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control);
     w->n_tokens_max = TOKENIZE_TOKENS_MAX;
     w->pieces = q->pieces;
     text_work_start(w);

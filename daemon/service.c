@@ -26,6 +26,9 @@ static const struct method methods[] = {
     {.service = INFERENCE, .name = "Score", .kind = CODEC_UNARY, .is_inference = true,
      .request = REQUEST(score_request), .run = inference_score, .has_output = no_output,
      .on_letter = score_on_letter, .on_ended = score_on_ended},
+    {.service = INFERENCE, .name = "Embed", .kind = CODEC_UNARY, .is_inference = true,
+     .request = REQUEST(embed_request), .run = inference_embed, .has_output = no_output,
+     .on_letter = embed_on_letter, .on_ended = embed_on_ended},
     {.service = INFERENCE, .name = "Tokenize", .kind = CODEC_UNARY,
      .request = REQUEST(tokenize_request), .run = inference_tokenize, .has_output = no_output},
     {.service = INFERENCE, .name = "Detokenize", .kind = CODEC_UNARY,
@@ -172,7 +175,8 @@ void service_letter(Call *call, const Letter *letter) {
         call_mark_dirty(call);
         return;
     case LETTER_STARTED:
-        call->started_us = letter->time_us;
+        if (call->started_us == 0) /* else another of its jobs did */
+            call->started_us = letter->time_us;
         call_set_state(call, CALL_RUNNING);
         call->output.has_position = false;
         call->output.has_prefill = true;

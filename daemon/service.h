@@ -42,11 +42,22 @@ void inference_score(Call *call, void *request);
 void inference_tokenize(Call *call, void *request);
 void inference_detokenize(Call *call, void *request);
 void inference_cancel(Call *call, void *request);
+/* For Embed, which is a request of several jobs; each of these may end the call. */
+bool inference_take_request_id(Call *call, const char *id);
+unsigned inference_bos_flags(int has_add_bos, bool add_bos, bool parse_control);
+Job *inference_new_job(Call *call, enum gk_mode mode, Grokd__V1__Priority priority);
+void inference_push(Call *call, Job *job); /* takes it */
+/* service-embed.c */
+void inference_embed(Call *call, void *request);
+void embed_on_letter(Call *call, const Letter *letter);
+void embed_on_ended(Call *call, const Job *job);
+struct Embed *embed_free(struct Embed *e);
 /* service-generate.c: what comes back from the worker */
 bool generate_has_output(const Call *call);
 void generate_flush(Call *call);
 void generate_on_letter(Call *call, const Letter *letter);
 void generate_on_ended(Call *call, const Job *job);
+void fill_usage(const Call *call, Grokd__V1__Usage *u);
 void score_on_letter(Call *call, const Letter *letter);
 void score_on_ended(Call *call, const Job *job);
 /* service-models.c */

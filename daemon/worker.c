@@ -287,9 +287,10 @@ static void tell_waiting(Worker *w, Lane *lane) {
 /* ---- steps ---- */
 
 static void report(Worker *w, Job *job, const struct gk_result *result) {
-    enum letter_type type = result->has_token      ? LETTER_TOKEN
-                            : result->n_scores > 0 ? LETTER_SCORES
-                                                   : LETTER_PREFILL;
+    enum letter_type type = result->has_token         ? LETTER_TOKEN
+                            : result->n_scores > 0    ? LETTER_SCORES
+                            : result->n_embedding > 0 ? LETTER_EMBEDDING
+                                                      : LETTER_PREFILL;
     bool is_silent = result->finish == GK_FINISH_FAILED || result->finish == GK_FINISH_STUCK ||
                      (type == LETTER_PREFILL && job->entry.has_token); /* it was suspended */
     Letter *letter = is_silent ? NULL : letter_new(type, job, result);

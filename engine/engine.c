@@ -209,7 +209,9 @@ static void fill_rows(GkEngine *e, const struct gk_plan_row *plan, struct forwar
             (struct row){.seq = seq,
                          .position = (uint32_t)position,
                          .token = seq->tokens[position],
-                         .wants_logits = seq_wants_logits(seq, position)};
+                         .wants_logits = seq_wants_logits(seq, position),
+                         .wants_hidden = seq_wants_hidden(seq, position)};
+        f->has_embeddings |= seq_wants_hidden(seq, position);
     }
 }
 

@@ -188,6 +188,14 @@ DEFINE_CLEANUP(GkConstraint *, gk_constraint_free)
 enum gk_mode {
     GK_GENERATE, /* sample tokens after the prompt */
     GK_SCORE,    /* log-probabilities of the prompt's own tokens; samples nothing */
+    GK_EMBED,    /* one vector for the prompt; samples nothing */
+};
+
+/* Which of the prompt's positions the vector is made of: of their last hidden states, after the
+ * output's norm. */
+enum gk_pooling {
+    GK_POOLING_MEAN,
+    GK_POOLING_LAST,
 };
 
 struct gk_logit_bias {
@@ -237,6 +245,8 @@ struct gk_params {
     /* What the text must be, or NULL: masks the logits before all filters. It may end only where
      * the constraint is satisfied, and ends by itself where nothing else is possible. */
     const GkConstraint *constraint;
+    enum gk_pooling pooling; /* GK_EMBED */
+    bool normalize;          /* GK_EMBED: to length 1 */
 };
 struct gk_params gk_params_default(void);
 
@@ -278,6 +288,7 @@ enum gk_finish {
     GK_FINISH_STOP, /* an end or stop token, a stop string, or the constraint leaves only the end */
     GK_FINISH_LENGTH,
     GK_FINISH_SCORED,
+    GK_FINISH_EMBEDDED,
     GK_FINISH_STUCK, /* no token may come: the constraint and the bans leave none, or following it
                         took more than the maxima allow */
     GK_FINISH_FAILED
@@ -306,6 +317,8 @@ struct gk_result {
      * has none. */
     const float *scores;
     size_t score_begin, n_scores;
+    const float *embedding; /* GK_EMBED, when it has finished: (n_embedding), the model's n_embd */
+    size_t n_embedding;
     size_t n_prompt_done; /* prompt tokens processed so far */
 };
 

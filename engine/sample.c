@@ -206,8 +206,10 @@ void sampler_accept(Sampler *s, int32_t token, bool is_prompt) {
 #define refuse(reterr, ...) error_set(reterr, GK_E_INVALID, __VA_ARGS__)
 
 static int check_numbers(const struct gk_params *p, Error *reterr) {
-    if (p->mode != GK_GENERATE && p->mode != GK_SCORE)
-        return refuse(reterr, "mode is %d, not generate or score", (int)p->mode);
+    if (p->mode != GK_GENERATE && p->mode != GK_SCORE && p->mode != GK_EMBED)
+        return refuse(reterr, "mode is %d, not generate, score or embed", (int)p->mode);
+    if (p->pooling != GK_POOLING_MEAN && p->pooling != GK_POOLING_LAST)
+        return refuse(reterr, "pooling is %d, not mean or last", (int)p->pooling);
     if (!(p->temperature >= 0 && p->temperature <= TEMPERATURE_MAX))
         return refuse(reterr, "temperature is %g, not from 0 to %g", (double)p->temperature,
                       (double)TEMPERATURE_MAX);

@@ -6,6 +6,7 @@
 #include "engine/internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 struct gk_params gk_params_default(void) {
@@ -80,7 +81,13 @@ static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params 
     (void)memcpy(seq->tokens, tokens, seq->n_prompt * sizeof(*tokens));
     if (p->n_stop_tokens > 0)
         (void)memcpy(seq->stop_tokens, p->stop_tokens, p->n_stop_tokens * sizeof(*tokens));
-    if (p->mode == GK_SCORE)
+    if (p->mode == GK_EMBED) {
+        seq->pooled = alloc_array(e->shape.n_embd, sizeof(*seq->pooled));
+        seq->embedding = alloc_array(e->shape.n_embd, sizeof(*seq->embedding));
+        if (!seq->pooled || !seq->embedding)
+            return error_set(reterr, -ENOMEM, "out of memory");
+    }
+    if (p->mode != GK_GENERATE)
         return 0;
     if ((r = sampler_new(&seq->sampler, p, e->shape.n_vocab)) != 0 ||
         (r = text_stream_new(&seq->text, e->tokenizer, p)) != 0)
@@ -120,7 +127,7 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
     list_init(&seq->node);
     seq->params = *params;
     seq->n_prompt = seq->n_tokens = n_tokens;
-    seq->n_tokens_max = params->mode == GK_SCORE    ? n_tokens
+    seq->n_tokens_max = params->mode != GK_GENERATE ? n_tokens
                         : params->n_tokens_max == 0 ? e->info.n_context_max
                                                     : n_tokens + params->n_tokens_max;
     e->n_sequences++;
@@ -144,6 +151,8 @@ void gk_seq_suspend(GkSeq *seq) {
     give_up(seq);
     seq->is_suspended = true;
     seq->n_done = 0;
+    if (seq->pooled)
+        (void)memset(seq->pooled, 0, seq->engine->shape.n_embd * sizeof(*seq->pooled));
 }
 
 int gk_seq_resume(GkSeq *seq, Error *reterr) {
@@ -171,6 +180,8 @@ GkSeq *gk_seq_free(GkSeq *seq) {
     free(seq->stop_tokens);
     free(seq->scores);
     free(seq->score_top);
+    free(seq->pooled);
+    free(seq->embedding);
     free(seq);
     return NULL;
 }
@@ -192,6 +203,8 @@ uint64_t gk_seq_tag(const GkSeq *seq) {
 bool seq_wants_logits(const GkSeq *seq, size_t position) {
     if (seq->params.mode == GK_SCORE)
         return position + 1 < seq->n_prompt;
+    if (seq->params.mode == GK_EMBED)
+        return false;
     return position + 1 == seq->n_tokens;
 }
 
@@ -239,6 +252,36 @@ static void finish_scoring(GkSeq *seq, size_t n_before, struct gk_result *ret) {
     ret->n_top = n_top;
     if (seq->n_done == seq->n_prompt)
         ret->finish = seq->finish = GK_FINISH_SCORED;
+}
+
+bool seq_wants_hidden(const GkSeq *seq, size_t position) {
+    return seq->params.mode == GK_EMBED &&
+           (seq->params.pooling == GK_POOLING_MEAN || position + 1 == seq->n_prompt);
+}
+
+void seq_take_hidden(GkSeq *seq, const float *normed, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++)
+        seq->pooled[i] += (double)normed[i];
+}
+
+/* In double precision and a fixed order, so that the vector is the same bits everywhere. */
+static void finish_embedding(GkSeq *seq, struct gk_result *ret) {
+    size_t n = seq->engine->shape.n_embd;
+    double scale = 1, sum = 0;
+
+    if (seq->n_done < seq->n_prompt)
+        return;
+    for (size_t i = 0; i < n; i++)
+        sum += seq->pooled[i] * seq->pooled[i];
+    if (seq->params.normalize)
+        scale = sum > 0 ? sqrt(sum) : 1;
+    else if (seq->params.pooling == GK_POOLING_MEAN)
+        scale = (double)seq->n_prompt;
+    for (size_t i = 0; i < n; i++)
+        seq->embedding[i] = (float)(seq->pooled[i] / scale);
+    ret->finish = seq->finish = GK_FINISH_EMBEDDED;
+    ret->embedding = seq->embedding;
+    ret->n_embedding = n;
 }
 
 /* There is no next token: what waits is released, and that is all. */
@@ -301,6 +344,8 @@ void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret) {
     ret->n_prompt_done = MIN(seq->n_done, seq->n_prompt);
     if (seq->params.mode == GK_SCORE)
         finish_scoring(seq, n_before, ret);
+    else if (seq->params.mode == GK_EMBED)
+        finish_embedding(seq, ret);
     else if (seq->n_done == seq->n_tokens && seq->sampled.token < 0)
         end_stuck(seq, ret);
     else if (seq->n_done == seq->n_tokens)

@@ -26,8 +26,8 @@ struct GkSeq {
     uint32_t *pages; // (n_pages) pages[i] holds positions 64·i …
     size_t n_pages;  /* 0 while suspended */
     bool is_suspended;
-    Sampler *sampler; /* NULL in GK_SCORE */
-    TextStream *text; /* NULL in GK_SCORE */
+    Sampler *sampler; /* GK_GENERATE */
+    TextStream *text; /* GK_GENERATE */
     Matcher *matcher; /* NULL: no constraint */
     enum gk_finish finish;
     /* Of the step under way. */
@@ -35,6 +35,8 @@ struct GkSeq {
     size_t score_begin, n_scores; /* scores[0] belongs to token score_begin */
     float *scores;                // (n_prompt) GK_SCORE
     struct gk_logprob *score_top; // (n_prompt, params.n_logprobs) GK_SCORE
+    double *pooled;               // (n_embd) GK_EMBED: the sum so far
+    float *embedding;             // (n_embd) GK_EMBED
 };
 
 /* Takes row `position`'s logits (n_vocab, changed in place): samples the next token, or scores the
@@ -42,5 +44,10 @@ struct GkSeq {
 void seq_take_logits(GkSeq *seq, size_t position, float *logits);
 /* After a step of n_rows rows: moves on and says what came of it. */
 void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret);
+/* Takes features [begin, end) of row `position`'s last hidden state, after the output's norm. Rows
+ * come in the order of their positions. */
+void seq_take_hidden(GkSeq *seq, const float *normed, size_t begin, size_t end);
+/* True where row `position` goes into the embedding. */
+bool seq_wants_hidden(const GkSeq *seq, size_t position);
 /* True where row `position` must go through the output head. */
 bool seq_wants_logits(const GkSeq *seq, size_t position);

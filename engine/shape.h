@@ -68,7 +68,7 @@ struct row {
     GkSeq *seq;
     uint32_t position;
     int32_t token;
-    bool wants_logits;
+    bool wants_logits, wants_hidden;
 };
 
 /* Rows of one sequence, at consecutive positions, whose queries attend together. */

@@ -373,6 +373,23 @@ static void output_head(struct member *m) {
     }
 }
 
+/* Each member adds its share of the features, of all rows in their order. */
+static void pool_embeddings(const struct member *m) {
+    size_t n = m->shape->n_embd, begin, end;
+
+    each_row(m, i) {
+        if (m->s->rows[i].wants_hidden)
+            m->e->kern->rms_norm(m->s->hidden + i * n, m->e->weights.output_norm,
+                                 m->shape->norm_eps, m->s->normed + i * n, n);
+    }
+    barrier(m);
+    share(m, n, &begin, &end);
+    for (size_t i = 0; i < m->f->n_rows; i++)
+        if (m->s->rows[i].wants_hidden)
+            seq_take_hidden(m->s->rows[i].seq, m->s->normed + i * n, begin, end);
+    barrier(m); /* the head has normed rows of its own */
+}
+
 void step_forward(void *forward, unsigned i_thread) {
     struct forward *f = forward;
     const GkEngine *e = f->engine;
@@ -394,5 +411,7 @@ void step_forward(void *forward, unsigned i_thread) {
         feed_forward(&m, &e->weights.layers[i], i);
     }
     barrier(&m); /* rows of the head are shared differently */
+    if (f->has_embeddings)
+        pool_embeddings(&m);
     output_head(&m);
 }

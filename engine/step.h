@@ -6,7 +6,8 @@
 struct forward {
     GkEngine *engine;
     uint32_t n_rows, n_runs, n_logit_rows;
-    PoolTasks tasks[2]; /* used in turn, so that one can be reset while the other is drained */
+    bool has_embeddings; /* some row goes into one */
+    PoolTasks tasks[2];  /* used in turn, so that one can be reset while the other is drained */
 };
 
 /* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). */

@@ -26,6 +26,10 @@ _grokctl() {
         mapfile -t COMPREPLY < <(compgen -W "$("$program" models 2>/dev/null | awk 'NR > 1 && !/^ / {print $1}')" -- "$current")
         return
         ;;
+    --pooling)
+        mapfile -t COMPREPLY < <(compgen -W "mean last" -- "$current")
+        return
+        ;;
     --priority)
         mapfile -t COMPREPLY < <(compgen -W "interactive normal batch" -- "$current")
         return

@@ -89,6 +89,27 @@ no_bar_for_a_prompt_in_a_pipe() {
         ! grep -q $'\r' "$scratch/out" "$scratch/err"
 }
 
+constrained() { # to a schema: as text, and in a file; an expression; a grammar
+    local schema='{"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}'
+    echo "$schema" >"$scratch/schema.json"
+    echo 'root ::= "- " [a-c]{2} "\n"' >"$scratch/list.gbnf"
+    ctl -q generate --json-schema "$schema" "$PROMPT" | tr -d ' \n' | grep -qx '{"a":"[xy]"}' &&
+        ctl -q generate --json-schema "$scratch/schema.json" "$PROMPT" | tr -d ' \n' |
+        grep -qx '{"a":"[xy]"}' &&
+        ctl -q generate --regex 'no|maybe' "$PROMPT" | grep -qxE 'no|maybe' &&
+        ctl -q generate --grammar "$scratch/list.gbnf" "$PROMPT" | grep -qx -- '- [a-c][a-c]'
+}
+
+vectors() { # a line each: of arguments, of lines, in JSON
+    printf 'one\n\ntwo\n' >"$scratch/lines"
+    [ "$(ctl embed one two | awk '{ print NF }')" = $'256\n256' ] &&
+        [ "$(ctl embed one two)" = "$(ctl embed --lines --file "$scratch/lines")" ] &&
+        [ "$(ctl embed --pooling last one)" != "$(ctl embed --pooling mean one)" ] &&
+        ctl --json embed --no-normalize one | python3 -c 'import json, sys
+a = json.load(sys.stdin)
+assert len(a["embeddings"][0]) == 256 and a["usage"]["prompt_tokens"] == a["tokens"][0]'
+}
+
 priorities() {
     local class
     for class in interactive normal batch; do
@@ -178,6 +199,11 @@ else
     skip "a bar for a prompt on a terminal" "there are no pseudo-terminals here"
 fi
 check "priorities" priorities
+check "constraints" constrained
+check "a constraint that is wrong" says 1 'byte 1' ctl generate --regex 'a(b' Hello
+check "two constraints" says 2 'only one' ctl generate --regex a --grammar "$scratch/list.gbnf" Hello
+check "vectors" vectors
+check "an unknown pooling" says 2 'mean or last' ctl embed --pooling most Hello
 check "an unknown priority" says 2 'interactive, normal or batch' ctl generate --priority high Hello
 check "an unknown model" says 1 nobody ctl generate -m nobody Hello
 check "a bad parameter" says 1 temperature ctl generate --temperature -1 Hello
