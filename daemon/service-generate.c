@@ -15,7 +15,8 @@ void fill_usage(const Call *call, Grokd__V1__Usage *u) {
     grokd__v1__usage__init(u);
     u->prompt_tokens = (uint32_t)call->n_prompt;
     u->generated_tokens = (uint32_t)call->n_generated;
-    u->queued_us = call->started_us - call->queued_us;
+    /* The worker's clock is read when it starts, the loop's once a round. */
+    u->queued_us = call->started_us - MIN(call->queued_us, call->started_us);
     u->prefill_us = (call->decoding_us ? call->decoding_us : call->ended_us) - call->started_us;
     u->decode_us = call->decoding_us ? call->ended_us - call->decoding_us : 0;
     u->seed = call->seed;

@@ -104,7 +104,7 @@ vectors() { # a line each: of arguments, of lines, in JSON
     printf 'one\n\ntwo\n' >"$scratch/lines"
     [ "$(ctl embed one two | awk '{ print NF }')" = $'256\n256' ] &&
         [ "$(ctl embed one two)" = "$(ctl embed --lines --file "$scratch/lines")" ] &&
-        [ "$(ctl embed --pooling last one)" != "$(ctl embed --pooling mean one)" ] &&
+        [ "$(ctl embed --pooling last "$PROMPT")" != "$(ctl embed "$PROMPT")" ] &&
         ctl --json embed --no-normalize one | python3 -c 'import json, sys
 a = json.load(sys.stdin)
 assert len(a["embeddings"][0]) == 256 and a["usage"]["prompt_tokens"] == a["tokens"][0]'
