@@ -31,7 +31,7 @@ daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon
               daemon/service-inference.c daemon/service-models.c daemon/text.c daemon/worker.c
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
-unit_base_TESTS   := unit/base-buf unit/base-utf8
+unit_base_TESTS   := unit/base-arena unit/base-buf unit/base-utf8
 unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
                      unit/engine-chat unit/engine-constraint unit/engine-embed unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-memory unit/engine-pool \
                      unit/engine-text unit/engine-stream unit/engine-sample unit/engine-steady unit/engine-suspend

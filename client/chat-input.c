@@ -14,11 +14,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <wchar.h>
 
 #define HISTORY_LINES  1000
 #define TURN_BYTES_MAX (4u << 20) /* what the daemon takes in one message */
 #define TRIPLE         "\"\"\""
 #define PROMPT         "> "
+#define CTRL_C         3
 #define PROMPT_MORE    ". "
 
 struct ChatInput {
@@ -43,10 +45,29 @@ static char *give_prompt(EditLine *editor) {
     return (char *)(uintptr_t)(input_of(editor)->is_more ? PROMPT_MORE : PROMPT);
 }
 
-static unsigned char on_interrupt_key(EditLine *editor, int key) {
-    (void)key;
-    input_of(editor)->was_interrupted = true;
-    return CC_NEWLINE;
+/* One character for libedit: 1, or 0 at the end. Ctrl-C ends the line, which is then given up.
+ * (libedit could call a function for a key, but never lets go of that function's name.) */
+static int read_key(EditLine *editor, wchar_t *ret) {
+    mbstate_t state = {0};
+    size_t n = (size_t)-2;
+
+    while (n == (size_t)-2) { /* a character begun */
+        char byte;
+        ssize_t got = read(STDIN_FILENO, &byte, 1);
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return 0;
+        n = mbrtowc(ret, &byte, 1, &state);
+    }
+    if (n == (size_t)-1)
+        *ret = L'?';
+    if (*ret == CTRL_C) {
+        input_of(editor)->was_interrupted = true;
+        *ret = L'\n';
+    }
+    return 1;
 }
 
 /* $XDG_STATE_HOME/grokd/history; its directories are made. NULL where there is no home. */
@@ -97,10 +118,9 @@ static bool open_editor(ChatInput *in) {
     (void)el_set(in->editor, EL_EDITOR, "emacs");
     (void)el_set(in->editor, EL_SIGNAL, 1); /* the terminal is put right before others end us */
     (void)el_set(in->editor, EL_HIST, history, in->history);
-    (void)el_set(in->editor, EL_ADDFN, "interrupt", "give the line up", on_interrupt_key);
+    (void)el_set(in->editor, EL_GETCFN, read_key);
     (void)el_source(in->editor, NULL);
     (void)el_set(in->editor, EL_SETTY, "-d", "-isig", NULL);
-    (void)el_set(in->editor, EL_BIND, "^C", "interrupt", NULL);
     (void)el_set(in->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
     return true;
 }

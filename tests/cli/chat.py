@@ -49,7 +49,7 @@ class Terminal:
         while self.read() and time.monotonic() < end:
             pass
         status = os.waitpid(self.pid, 0)[1]
-        assert status == 0, "ended with %d" % status
+        assert status == 0, "ended with %d: %s" % (status, self.seen.decode(errors="replace")[-3000:])
 
 
 t = Terminal(sys.argv[1:])

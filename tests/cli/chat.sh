@@ -99,10 +99,10 @@ bad_files() {
 
 in_json() {
     printf '%s\n%s\n' "$QUESTION" "$QUESTION" | chat --json >"$scratch/json" || return 1
-    /usr/bin/python3 - "$ANSWER" <"$scratch/json" <<'END' 3<"$scratch/json"
-import json, os, sys
-lines = [json.loads(line) for line in os.fdopen(3)]
-assert len(lines) == 2 and lines[0]["content"] == sys.argv[1] and lines[0]["role"] == "assistant"
+    /usr/bin/python3 - "$scratch/json" "$ANSWER" <<'END'
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+assert len(lines) == 2 and lines[0]["content"] == sys.argv[2] and lines[0]["role"] == "assistant"
 assert lines[0]["finish_reason"] == "stop" and lines[0]["usage"]["generated_tokens"] == 12
 END
 }

@@ -79,7 +79,19 @@ static void test_printable(void) {
     assert_printed("\n\n\n", 3, 8, "\\x0a…");
 }
 
-static const struct test tests[] = {TEST(well_formed), TEST(ill_formed), TEST(printable)};
+static void test_encodes_what_it_decodes(void) {
+    for (uint32_t code = 0; code <= 0x110000; code++) {
+        char bytes[4];
+        size_t n = utf8_encode(code, bytes);
+        uint32_t again = 0;
+
+        assert((n == 0) == (code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)));
+        assert(n == 0 || (utf8_decode(bytes, n, &again) == n && again == code));
+    }
+}
+
+static const struct test tests[] = {TEST(encodes_what_it_decodes), TEST(well_formed),
+                                    TEST(ill_formed), TEST(printable)};
 
 int main(int argc, char **argv) {
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
