@@ -455,9 +455,8 @@ static bool run_set(Run *run, const Node *node) {
         return eval(run, node->left, &v) && assign_all(run, node->targets, &v);
     if (run_body(run, node->items) != WAY_ON)
         return run->r || run_fail(run, "a loop is left from inside of a set block");
-    printed = (Text){.bytes = run->out.bytes ? run->out.bytes + begin : NULL,
-                     .marks = run->out.marks ? run->out.marks + begin : NULL,
-                     .n = run->out.n - begin};
+    printed = (Text){
+        .bytes = run->out.bytes + begin, .marks = run->out.marks + begin, .n = run->out.n - begin};
     if (!text_new(run, printed.n, true, &copy, &bytes, &marks))
         return false;
     if (printed.n > 0) {

@@ -11,27 +11,26 @@
 
 /* ---- failing ---- */
 
-bool run_fail(Run *run, const char *format, ...) {
+void run_write_error(Run *run, const char *format, ...) {
     char text[ERROR_TEXT_MAX];
     va_list args;
 
     if (run->r)
-        return false;
+        return;
     va_start(args, format);
     (void)vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     run->r = error_set(run->reterr, GK_E_INVALID, "chat template, line %u: %s", run->line, text);
-    return false;
 }
 
-bool run_no_memory(Run *run) {
+void run_note_memory(Run *run) {
     if (run->r)
-        return false;
+        return;
     if (run->arena.max - run->arena.n_bytes < JINJA_MEMORY_BYTES_MAX / 2)
-        return run_fail(run, "the template takes more than %u MiB of memory",
+        run_write_error(run, "the template takes more than %u MiB of memory",
                         JINJA_MEMORY_BYTES_MAX >> 20);
-    run->r = error_set(run->reterr, -ENOMEM, "out of memory");
-    return false;
+    else
+        run->r = error_set(run->reterr, -ENOMEM, "out of memory");
 }
 
 bool run_charge(Run *run, size_t n) {
@@ -59,7 +58,7 @@ size_t text_find(Text text, size_t from, Text part) {
 }
 
 Text text_slice(Text text, size_t begin, size_t end) {
-    return (Text){.bytes = text.bytes ? text.bytes + begin : NULL,
+    return (Text){.bytes = text.bytes + begin,
                   .marks = text.marks ? text.marks + begin : NULL,
                   .n = end - begin};
 }

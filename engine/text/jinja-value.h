@@ -4,7 +4,8 @@
 #include "base/arena.h"
 #include "engine/text/jinja.h"
 
-/* A view. Its marks say where each byte came from; NULL: all from the template. */
+/* A view; its bytes are never NULL. Its marks say where each byte came from; NULL: all from the
+ * template. */
 typedef struct Text {
     const char *bytes;
     const uint8_t *marks;
@@ -82,9 +83,11 @@ typedef struct Run {
 
 /* Everything below that returns bool: false where the rendering has failed. */
 
-/* Says in which line, and gives false. */
-bool run_fail(Run *run, const char *format, ...) PRINTF_FORMAT(2, 3);
-bool run_no_memory(Run *run);
+/* Says in which line, and gives false. Macros, so that who reads the code sees that. */
+#define run_fail(run, ...) (run_write_error((run), __VA_ARGS__), false)
+#define run_no_memory(run) (run_note_memory(run), false)
+void run_write_error(Run *run, const char *format, ...) PRINTF_FORMAT(2, 3);
+void run_note_memory(Run *run);
 /* Counts work. */
 bool run_charge(Run *run, size_t n);
 bool run_charge_bytes(Run *run, size_t n_bytes);

@@ -29,17 +29,17 @@ struct outcome {
 
 static struct outcome finish(grokd_client *client, const struct grokd_generate_request *request) {
     CALL *call = test_begin(client, request);
-    struct outcome o = {.text = calloc(1, 1)};
+    struct outcome o = {.text = NULL};
+    size_t n_text = 0;
+    FILE *out = open_memstream(&o.text, &n_text);
     const struct grokd_event *event;
     struct grokd_error error = {0};
     int r;
 
+    assert(out);
     while ((r = grokd_call_next(call, -1, &event, &error)) == GROKD_NEXT_EVENT) {
-        if (event->chunk) {
-            o.text = realloc(o.text, strlen(o.text) + strlen(event->chunk->text) + 1);
-            assert(o.text);
-            (void)strcat(o.text, event->chunk->text);
-        }
+        if (event->chunk)
+            (void)fputs(event->chunk->text, out);
         if (event->final) {
             o.n_prompt = event->final->usage->prompt_tokens;
             o.reason = event->final->finish_reason;
@@ -48,7 +48,7 @@ static struct outcome finish(grokd_client *client, const struct grokd_generate_r
     }
     if (r != GROKD_NEXT_END)
         (void)printf("# %s\n", error.text);
-    assert(r == GROKD_NEXT_END);
+    assert(r == GROKD_NEXT_END && fclose(out) == 0);
     return o;
 }
 

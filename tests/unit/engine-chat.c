@@ -568,7 +568,7 @@ static void test_broken_templates(void) {
         const char *source = gk_chat_template_text(gk_chat_template_name(i));
         size_t n = strlen(source);
 
-        assert(n < sizeof(text));
+        assert(n > 0 && n < sizeof(text));
         for (size_t j = 0; j < 2 * n; j++) {
             struct jinja_output o = {.n = 0};
             Error error = ERROR_INIT;
