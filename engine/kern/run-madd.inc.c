@@ -10,6 +10,13 @@ static inline vi vi_dot2(vi acc, vi a, vi b) {
     return vi_add(acc, vi_pairs_16(a, b));
 }
 
+/* Done here and now: GCC 12 otherwise moves a run's additions behind all of its products, more than
+ * there are registers for. */
+static inline vi vi_settled(vi a) {
+    __asm__ volatile("" : "+v"(a));
+    return a;
+}
+
 static inline int vi_run_steps(int largest) {
     return largest > 127 ? 64 : INT16_MAX / (2 * 127 * largest);
 }
@@ -18,9 +25,9 @@ static inline vi vi_run_begin(vi sum, int largest) {
 }
 static inline vi vi_run_step(vi run, vi u, vi s, int largest) {
     if (largest <= 127)
-        return vi_add_16(run, vi_pairs(u, s));
+        return vi_settled(vi_add_16(run, vi_pairs(u, s)));
     run = vi_dot2(run, vi_and(u, vi_set1(0x00FF00FF)), vi_sra_16(vi_sll_16(s, 8), 8));
-    return vi_dot2(run, vi_srl_16(u, 8), vi_sra_16(s, 8));
+    return vi_settled(vi_dot2(run, vi_srl_16(u, 8), vi_sra_16(s, 8)));
 }
 static inline vi vi_run_end(vi sum, vi run, int largest) {
     return largest > 127 ? run : vi_dot2(sum, run, vi_set1(0x00010001));
