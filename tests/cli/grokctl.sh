@@ -195,8 +195,10 @@ check "no progress bar in a pipe" no_bar_in_a_pipe
 check "no bar for a prompt in a pipe" no_bar_for_a_prompt_in_a_pipe
 if python3 -c 'import pty; pty.openpty()' 2>/dev/null; then
     check "a bar for a prompt on a terminal" bar_on_a_terminal
+    check "top on a screen" top_on_a_screen
 else
     skip "a bar for a prompt on a terminal" "there are no pseudo-terminals here"
+    skip "top on a screen" "there are no pseudo-terminals here"
 fi
 check "priorities" priorities
 check "constraints" constrained
@@ -210,7 +212,6 @@ check "a bad parameter" says 1 temperature ctl generate --temperature -1 Hello
 check "an unknown command" says 2 frobnicate ctl frobnicate
 check "an option without its number" says 2 max-tokens ctl generate --max-tokens many Hello
 check "a file that is not there" says 2 "$scratch/nothing" ctl generate --file "$scratch/nothing"
-check "top on a screen" top_on_a_screen
 check "top in JSON" top_in_json
 check "top as a table" top_as_table
 check "top without a terminal" says 2 "--once" ctl top

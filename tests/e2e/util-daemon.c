@@ -79,8 +79,10 @@ void test_daemon_configure(TestDaemon *d, const char *text) {
 }
 
 void test_daemon_open(TestDaemon *d) {
-    if (geteuid() != 0)
+    if (geteuid() != 0) {
+        test_daemon_deinit(d);
         test_skip("only root can become other users");
+    }
     assert(chmod(d->directory, 0711) == 0);
 }
 
