@@ -160,8 +160,13 @@ static uint32_t intern(Matcher *m, const struct top *tops, uint32_t n, bool has_
     for (uint32_t i = m->buckets[hash & (m->n_buckets - 1)]; i != 0; i = m->stacks[i - 1].next) {
         const struct stacks *s = &m->stacks[i - 1];
 
-        if (s->n == n && s->has_empty == has_empty &&
-            (n == 0 || memcmp(m->tops + s->first, tops, n * sizeof(*tops)) == 0))
+        assert(m->stacks);
+        if (s->n != n || s->has_empty != has_empty)
+            continue;
+        if (n == 0)
+            return i - 1;
+        assert(m->tops && tops); /* both have n of them */
+        if (memcmp(m->tops + s->first, tops, n * sizeof(*tops)) == 0)
             return i - 1;
     }
     if (!reserve(m, &m->stacks, &m->stacks_capacity, m->n_stacks, 1, sizeof(*m->stacks), true) ||
@@ -209,6 +214,7 @@ static uint32_t unite_below(Matcher *m, uint32_t from, uint32_t to) {
         has_empty |= s->has_empty;
         if (!spend(m, s->n))
             break;
+        assert(s->n == 0 || m->tops);
         for (uint32_t k = 0; k < s->n; k++)
             push_scratch(m, m->tops[s->first + k].node, m->tops[s->first + k].below);
     }
@@ -222,9 +228,11 @@ static uint32_t unite(Matcher *m, uint32_t begin, bool has_empty) {
     if (end - begin > 1)
         qsort(m->scratch + begin, end - begin, sizeof(*m->scratch), by_node);
     for (uint32_t i = begin, k; i < end && spend(m, 1); i = k) {
-        struct top top = m->scratch[i];
         uint32_t n_different = 1;
+        struct top top;
 
+        assert(m->scratch);
+        top = m->scratch[i];
         for (k = i + 1; k < end && m->scratch[k].node == top.node; k++)
             if (m->scratch[k].below != m->scratch[k - 1].below)
                 n_different++;

@@ -548,7 +548,7 @@ static Expr other_name(Schema *s, const char **names, size_t n, size_t depth) {
     for (size_t i = 0; i < n; i++)
         if (names[i][0] == '\0')
             e = EXPR_NOTHING;
-    for (size_t i = 0; i < n && depth <= SCHEMA_KEY_BYTES_MAX && schema_visit(s); i++) {
+    for (size_t i = 0; rests && i < n && depth <= SCHEMA_KEY_BYTES_MAX && schema_visit(s); i++) {
         CharSet one = {.n = 0};
         uint32_t code = 0;
         size_t length = utf8_decode(names[i], strlen(names[i]) + 1, &code), n_rests = 0;
