@@ -58,6 +58,7 @@ done
 check "grokd starts" start_grokd
 check "grokctl's commands" type_in "grokctl status"
 check "grokctl's answer" has_answer "grokctl status"
+check "answers in a form" type_in "--regex"
 case $build_name in
 */asan) skip "the C program" "a library with sanitizers wants a program with sanitizers" ;;
 *) check "the C program" answers "ask.c" ;;
