@@ -155,13 +155,17 @@ static bool split(Run *run, Text text, const struct arguments *args, Value *ret)
 }
 
 static bool strip(Run *run, Text text, const Value *set, bool at_start, bool at_end, Value *ret) {
-    Text characters;
+    bool has_set = set && set->kind != VALUE_NONE;
+    Text characters = TEXT("");
 
-    if (set && set->kind != VALUE_NONE && !get_text(run, "strip", set, &characters))
+    if (has_set && !get_text(run, "strip", set, &characters))
         return false;
-    text = text_strip(text, set && set->kind != VALUE_NONE ? &characters : NULL, at_start, at_end);
-    *ret = TEXT_VALUE(text);
-    return run_charge_bytes(run, text.n);
+    if (characters.n > JINJA_STRIP_BYTES_MAX)
+        return run_fail(run, "strip takes at most %d bytes", JINJA_STRIP_BYTES_MAX);
+    if (!run_charge_bytes(run, text.n * (1 + characters.n)))
+        return false;
+    *ret = TEXT_VALUE(text_strip(text, has_set ? &characters : NULL, at_start, at_end));
+    return true;
 }
 
 /* ---- JSON ---- */
@@ -864,9 +868,9 @@ static bool call_map(Run *run, Text name, const Value *of, const struct argument
     if (!text_is(name, "get"))
         return run_fail(run, "maps have no method '%.*s'", (int)MIN(name.n, (size_t)64),
                         name.bytes);
-    found = key && key->kind == VALUE_TEXT ? map_find(of->map, key->text) : NULL;
+    found = key && key->kind == VALUE_TEXT ? map_find(run, of->map, key->text) : NULL;
     *ret = found ? *found : otherwise ? *otherwise : NONE_VALUE;
-    return run_charge(run, 1 + of->map->n / 4);
+    return run->r == 0;
 }
 
 bool call_method(Run *run, Text name, const Value *of, const struct arguments *args, Value *ret) {

@@ -20,7 +20,10 @@ enum way {
 
 /* ---- variables ---- */
 
+/* NULL also where the rendering has failed: see run->r. */
 static Value *find_variable(Run *run, Text name, size_t from) {
+    if (!run_charge(run, 1 + (run->n_variables - from) * (1 + name.n / 64) / 8))
+        return NULL;
     for (size_t i = run->n_variables; i-- > from;)
         if (text_equal(run->variables[i].name, name))
             return &run->variables[i].value;
@@ -34,6 +37,8 @@ static bool set_variable(Run *run, Text name, Value value) {
         *found = value;
         return true;
     }
+    if (run->r)
+        return false;
     if (run->n_variables == JINJA_VARIABLES_MAX)
         return run_fail(run, "more than %d variables", JINJA_VARIABLES_MAX);
     run->variables[run->n_variables++] = (struct variable){.name = name, .value = value};
@@ -290,7 +295,7 @@ static bool eval_name(Run *run, const Node *node, Value *ret) {
     *ret = found                     ? *found
            : is_function(node->name) ? (Value){.kind = VALUE_FUNCTION}
                                      : UNDEFINED(node->name);
-    return true;
+    return run->r == 0;
 }
 
 static bool eval_item(Run *run, const Node *node, Value *ret) {
@@ -356,6 +361,8 @@ static bool assign(Run *run, const Node *target, Value value) {
     if (target->kind == NODE_NAME)
         return set_variable(run, target->name, value);
     found = find_variable(run, target->left->name, 0);
+    if (run->r)
+        return false;
     if (!found || found->kind != VALUE_MAP || !found->map->is_namespace)
         return run_fail(run, "'%.*s' is no namespace: its values can't be set",
                         (int)MIN(target->left->name.n, (size_t)64), target->left->name.bytes);

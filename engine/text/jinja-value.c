@@ -187,7 +187,9 @@ bool map_new(Run *run, size_t capacity, Value *ret) {
     return run_charge(run, capacity);
 }
 
-Value *map_find(const struct map *m, Text key) {
+Value *map_find(Run *run, const struct map *m, Text key) {
+    if (!run_charge(run, 1 + m->n * (1 + key.n / 64) / 8))
+        return NULL;
     for (size_t i = 0; i < m->n; i++)
         if (text_equal(m->pairs[i].key, key))
             return &m->pairs[i].value;
@@ -195,9 +197,9 @@ Value *map_find(const struct map *m, Text key) {
 }
 
 bool map_put(Run *run, struct map *m, Text key, Value value) {
-    Value *found = map_find(m, key);
+    Value *found = map_find(run, m, key);
 
-    if (!run_charge(run, 1 + m->n / 4))
+    if (run->r)
         return false;
     if (found) {
         *found = value;
@@ -300,9 +302,9 @@ static bool maps_equal(Run *run, const struct map *a, const struct map *b, unsig
                        bool *ret) {
     *ret = a->n == b->n;
     for (size_t i = 0; *ret && i < a->n; i++) {
-        const Value *other = map_find(b, a->pairs[i].key);
+        const Value *other = map_find(run, b, a->pairs[i].key);
 
-        if (!run_charge(run, 1 + b->n / 4))
+        if (run->r)
             return false;
         *ret = other != NULL;
         if (other && !value_equal(run, &a->pairs[i].value, other, depth + 1, ret))
@@ -364,8 +366,8 @@ bool value_in(Run *run, const Value *a, const Value *in, bool *ret) {
                 return false;
         return true;
     case VALUE_MAP:
-        *ret = a->kind == VALUE_TEXT && map_find(in->map, a->text);
-        return run_charge(run, 1 + in->map->n / 4);
+        *ret = a->kind == VALUE_TEXT && map_find(run, in->map, a->text);
+        return run->r == 0;
     case VALUE_UNDEFINED:
         return true;
     default:
@@ -490,9 +492,9 @@ bool value_get(Run *run, const Value *of, const Value *key, Value *ret) {
         return true;
     if (of->kind == VALUE_LOOP)
         get_of_loop(of->loop, key->text, ret);
-    if (of->kind == VALUE_MAP && (found = map_find(of->map, key->text)) != NULL)
+    if (of->kind == VALUE_MAP && (found = map_find(run, of->map, key->text)) != NULL)
         *ret = *found;
-    return of->kind != VALUE_MAP || run_charge(run, 1 + of->map->n / 4);
+    return run->r == 0;
 }
 
 /* As Python's slice.indices(). */

@@ -101,6 +101,7 @@ size_t text_find(Text text, size_t from, Text part);
 Text text_slice(Text text, size_t begin, size_t end);
 /* Bytes of the character that n >= 1 bytes begin with, and whether Python's strip() takes it. */
 size_t text_character(const char *bytes, size_t n, bool *ret_is_space);
+#define JINJA_STRIP_BYTES_MAX 256 /* of such a set */
 /* Without the characters of the set (NULL: white space) at the ends that are asked for. */
 Text text_strip(Text text, const Text *set, bool at_start, bool at_end);
 /* Writable: *ret_bytes is that of ret->bytes, likewise the marks, which are there where asked for.
@@ -124,7 +125,8 @@ bool value_slice(Run *run, const Value *v, const Value bounds[3], Value *ret);
 bool value_add(Run *run, const Value *a, const Value *b, Value *ret);
 bool list_new(Run *run, size_t n, Value *ret);
 bool map_new(Run *run, size_t capacity, Value *ret);
-Value *map_find(const struct map *m, Text key);
+/* NULL: there is none, or the rendering has failed: see run->r. */
+Value *map_find(Run *run, const struct map *m, Text key);
 bool map_put(Run *run, struct map *m, Text key, Value value);
 
 /* Arguments of a call: the positional ones, then the keywords. */

@@ -26,7 +26,7 @@
 #define JINJA_VARIABLES_MAX    256         /* alive at once */
 #define JINJA_OUTPUT_BYTES_MAX (16u << 20) /* the wire's messages are smaller */
 #define JINJA_MEMORY_BYTES_MAX (64u << 20) /* of one rendering, beside its output */
-#define JINJA_WORK_MAX         (20u << 20) /* steps, and 16ths of bytes looked at */
+#define JINJA_WORK_MAX         (8u << 20)  /* steps, and 16ths of bytes looked at */
 #define JINJA_RANGE_MAX        100000      /* as Jinja's own sandbox */
 
 typedef struct Template Template;

@@ -322,8 +322,9 @@ struct chat {
     const uint8_t *bytes, *marks;
     size_t n;
     const Template *template;
-    size_t begin;     /* of the stretch that is not encoded yet */
-    bool with_prefix; /* that stretch has the dummy prefix */
+    uint8_t *is_marker; /* (n_vocab) 0: not known yet, 1: no, 2: yes; NULL: none was asked for */
+    size_t begin;       /* of the stretch that is not encoded yet */
+    bool with_prefix;   /* that stretch has the dummy prefix */
 };
 
 static int chat_cut(struct chat *c, size_t at, bool with_prefix) {
@@ -344,6 +345,25 @@ static bool is_all_of_template(const struct chat *c, size_t at, size_t n) {
 static bool looks_like_marker(const uint8_t *bytes, size_t n) {
     return n >= 3 &&
            ((bytes[0] == '<' && bytes[n - 1] == '>') || (bytes[0] == '[' && bytes[n - 1] == ']'));
+}
+
+/* A user-defined piece that looks like a marker and stands in the template. */
+static int is_marker(struct chat *c, int32_t token, bool *ret) {
+    const Vocab *v = &c->e.t->vocab;
+    const uint8_t *bytes = vocab_bytes(v, (uint32_t)token);
+    size_t n = v->pieces[token].n;
+
+    *ret = false;
+    if (!looks_like_marker(bytes, n))
+        return 0;
+    if (!c->is_marker)
+        c->is_marker = alloc_array(v->n, 1);
+    if (!c->is_marker)
+        return error_origin(-ENOMEM);
+    if (c->is_marker[token] == 0)
+        c->is_marker[token] = template_has(c->template, bytes, n) ? 2 : 1;
+    *ret = c->is_marker[token] == 2;
+    return 0;
 }
 
 /* An answer begins here, or after the template's spaces here. */
@@ -374,6 +394,7 @@ static bool has_prefix_at_seam(const struct chat *c, size_t at) {
 static int chat_step(struct chat *c, size_t at, size_t *ret_length) {
     const Vocab *v = &c->e.t->vocab;
     int32_t token = vocab_match(v, &v->control, c->bytes + at, c->n - at);
+    bool is_forged = false;
     int r = 0;
 
     *ret_length = 1;
@@ -389,11 +410,9 @@ static int chat_step(struct chat *c, size_t at, size_t *ret_length) {
     if (is_seam(c, at))
         r = chat_cut(c, at, has_prefix_at_seam(c, at));
     token = vocab_match(v, &v->user_defined, c->bytes + at, c->n - at);
-    if (!r && token >= 0 && !is_all_of_template(c, at, v->pieces[token].n) &&
-        looks_like_marker(c->bytes + at, v->pieces[token].n) &&
-        template_has(c->template, c->bytes + at, v->pieces[token].n))
-        r = chat_cut(c, at + 1, false);
-    return r;
+    if (!r && token >= 0 && !is_all_of_template(c, at, v->pieces[token].n))
+        r = is_marker(c, token, &is_forged);
+    return !r && is_forged ? chat_cut(c, at + 1, false) : r;
 }
 
 int tokenizer_encode_chat(const Tokenizer *t, const struct jinja_output *text,
@@ -415,6 +434,7 @@ int tokenizer_encode_chat(const Tokenizer *t, const struct jinja_output *text,
     if (!r)
         r = chat_cut(&c, c.n, false);
     merger_deinit(&c.m);
+    free(c.is_marker);
     return end_encoding(&c.e, r, ret_tokens, ret_n);
 }
 

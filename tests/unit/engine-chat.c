@@ -466,6 +466,7 @@ static void test_templates_refused(void) {
         {"{{ range(10, 20, 0) }}", "step of 0"},
         {"{{ range(10000000) | length }}", "more than 100000 numbers"},
         {"{{ 1 < 'a' }}", "have no order"},
+        {"{{ 'a'.strip('b' * 257) }}", "strip takes at most 256 bytes"},
         {"{% set messages.x = 1 %}", "is no namespace"},
         {"{% set a, b = [1] %}", "1 values are set to 2 variables"},
         {"{% for i in 5 %}{% endfor %}", "a number has no items"},
