@@ -24,6 +24,7 @@
 static int set_limits(GkEngine *e, const struct gk_options *o, Error *reterr) {
     struct gk_model_info *i = &e->info;
     uint64_t kv_bytes = o->kv_bytes_max;
+    int r;
 
     i->n_rows_max = o->n_rows_max ? o->n_rows_max : ROWS_DEFAULT;
     i->n_sequences_max = o->n_sequences_max ? o->n_sequences_max : SEQUENCES_DEFAULT;
@@ -39,7 +40,9 @@ static int set_limits(GkEngine *e, const struct gk_options *o, Error *reterr) {
         kv_bytes = kv_bytes_per_position(&e->shape, o->kv_type) *
                    ((uint64_t)(i->n_context_max + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS *
                     KV_PAGE_POSITIONS);
-    return kv_pool_init(&e->kv, &e->shape, o->kv_type, kv_bytes, reterr);
+    if ((r = kv_pool_init(&e->kv, &e->shape, o->kv_type, kv_bytes, reterr)) != 0)
+        return r;
+    return prefix_init(&e->prefixes, &e->kv, o->prefix_cache, reterr);
 }
 
 static int check_vocab(const GkEngine *e, Error *reterr) {
@@ -118,6 +121,7 @@ GkEngine *gk_engine_close(GkEngine *e) {
         return NULL;
     assert(list_is_empty(&e->sequences));
     scratch_deinit(&e->scratch, gk_pool_n_threads(e->pool));
+    prefix_deinit(&e->prefixes);
     kv_pool_deinit(&e->kv);
     weights_deinit(&e->weights);
     token_table_deinit(&e->token_table);
@@ -172,7 +176,7 @@ uint64_t gk_engine_heartbeat(const GkEngine *e) {
 }
 
 void gk_engine_kv_pages(const GkEngine *e, uint64_t *ret_free, uint64_t *ret_total) {
-    *ret_free = e->kv.n_free;
+    *ret_free = prefix_n_available(&e->prefixes);
     *ret_total = e->kv.n_pages;
 }
 

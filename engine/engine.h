@@ -47,6 +47,7 @@ struct gk_options {
     uint32_t n_rows_max;      /* rows in one step; 0: 512 */
     uint32_t n_sequences_max; /* sequences alive; 0: 64 */
     bool exact_floats;        /* own kernels instead of OpenBLAS for F32, F16 and BF16 weights */
+    bool prefix_cache;        /* keep pages of ended sequences for prompts that begin like them */
     bool hugepages;           /* ask for huge pages before the file is read */
     bool preload;             /* read every page of the file before returning, with progress */
     bool lock;                /* keep in memory what has been read, as far as that is allowed */
@@ -229,6 +230,8 @@ struct gk_params {
     float presence_penalty;   /* 0: off; over output, as OpenAI's */
     float frequency_penalty;  /* 0: off */
     uint64_t seed;
+    uint64_t owner;      /* whose cached prefixes may be used, and who may use this one's */
+    bool share_prefix;   /* everyone may use this one's */
     uint32_t n_logprobs; /* alternatives per token, <= GK_LOGPROBS_MAX */
     bool logprobs;       /* log-probability of each sampled token */
     bool ignore_eos;
@@ -268,6 +271,8 @@ int gk_seq_resume(GkSeq *seq, Error *reterr);
 /* Rows that must run before the next token is sampled: > 1 while the prompt is processed, 1 when
  * decoding, 0 when the sequence has ended. */
 size_t gk_seq_n_pending(const GkSeq *seq);
+/* Tokens that were in the prefix cache when the sequence was made, or resumed. */
+size_t gk_seq_n_cached(const GkSeq *seq);
 /* For the caller: a value kept with the sequence (a request's id). */
 void gk_seq_set_tag(GkSeq *seq, uint64_t tag);
 uint64_t gk_seq_tag(const GkSeq *seq);
@@ -328,7 +333,7 @@ int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_resul
  */
 uint64_t gk_engine_heartbeat(const GkEngine *e);
 #define GK_KV_PAGE_POSITIONS 64
-/* Pages of so many positions: free, and all there are. Worker thread. */
+/* Pages of so many positions: those that can be had, and all there are. Worker thread. */
 void gk_engine_kv_pages(const GkEngine *e, uint64_t *ret_free, uint64_t *ret_total);
 
 /* For tests and measuring: sees what the pass computes. Called on the worker thread inside

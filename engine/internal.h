@@ -5,8 +5,8 @@
 #include "engine/engine.h"
 #include "engine/file/file.h"
 #include "engine/grammar/match.h"
-#include "engine/kv.h"
 #include "engine/pool.h"
+#include "engine/prefix.h"
 #include "engine/shape.h"
 #include "engine/text/text.h"
 
@@ -22,6 +22,7 @@ struct GkEngine {
     Weights weights;
     Scratch scratch;
     KvPool kv;
+    PrefixCache prefixes;
     struct gk_model_info info;
     char *strings[6]; /* what info's strings point to */
     bool exact_floats;

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 static enum kern_page page_type(enum gk_kv_type type) {
@@ -34,7 +35,8 @@ int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_by
     kv->slice_bytes = kern_page_bytes(kv->type, s->head_size);
     kv->page_bytes = page_bytes;
     kv->free_pages = alloc_array(n_pages, sizeof(*kv->free_pages));
-    if (!kv->free_pages)
+    kv->n_users = alloc_array(n_pages, sizeof(*kv->n_users));
+    if (!kv->free_pages || !kv->n_users)
         return error_set(reterr, -ENOMEM, "out of memory for a table of %llu KV pages",
                          (unsigned long long)n_pages);
     memory = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE,
@@ -58,6 +60,7 @@ void kv_pool_deinit(KvPool *kv) {
     if (kv->memory)
         (void)munmap(kv->memory, kv->n_memory_bytes);
     free(kv->free_pages);
+    free(kv->n_users);
     *kv = (KvPool){0};
 }
 
@@ -65,12 +68,19 @@ bool kv_pool_take(KvPool *kv, size_t n, uint32_t *ret_pages) {
     if (n > kv->n_free)
         return false;
     for (size_t i = 0; i < n; i++)
-        ret_pages[i] = kv->free_pages[--kv->n_free];
+        kv->n_users[ret_pages[i] = kv->free_pages[--kv->n_free]] = 1;
     return true;
 }
 
 void kv_pool_give(KvPool *kv, size_t n, const uint32_t *pages) {
-    assert(n <= kv->n_pages - kv->n_free);
-    while (n > 0)
-        kv->free_pages[kv->n_free++] = pages[--n];
+    while (n-- > 0) {
+        assert(kv->n_users[pages[n]] > 0);
+        if (--kv->n_users[pages[n]] == 0)
+            kv->free_pages[kv->n_free++] = pages[n];
+    }
+}
+
+void kv_page_copy(KvPool *kv, uint32_t to, uint32_t from) {
+    (void)memcpy(kv->memory + to * kv->page_bytes, kv->memory + from * kv->page_bytes,
+                 kv->page_bytes);
 }

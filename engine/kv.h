@@ -21,6 +21,7 @@ typedef struct KvPool {
     size_t n_memory_bytes;
     uint32_t n_pages, n_free;
     uint32_t *free_pages; // (n_pages) a stack, n_free of them in use
+    uint32_t *n_users;    // (n_pages) sequences that have the page, and the prefix cache
 } KvPool;
 
 /* Returns GK_E_INVALID where the budget holds no page, -ENOMEM. */
@@ -30,9 +31,21 @@ int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_by
 void kv_pool_deinit(KvPool *kv);
 /* Takes n pages or none: false where fewer are free. */
 bool kv_pool_take(KvPool *kv, size_t n, uint32_t *ret_pages);
+/* One user less of each; a page without users is free. */
 void kv_pool_give(KvPool *kv, size_t n, const uint32_t *pages);
 
 uint64_t kv_bytes_per_position(const Shape *s, enum gk_kv_type type);
+
+#define KV_NO_PAGE UINT32_MAX
+
+static inline uint32_t kv_page_users(const KvPool *kv, uint32_t page) {
+    return kv->n_users[page];
+}
+/* One user more of a page in use: none writes to it from now on. */
+static inline void kv_page_share(KvPool *kv, uint32_t page) {
+    kv->n_users[page]++;
+}
+void kv_page_copy(KvPool *kv, uint32_t to, uint32_t from);
 
 static inline void *kv_keys(const KvPool *kv, uint32_t page, uint32_t i_layer, uint32_t i_head) {
     return kv->memory + page * kv->page_bytes +

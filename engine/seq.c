@@ -36,13 +36,26 @@ static int check_tokens(const GkEngine *e, const int32_t *tokens, size_t n,
     return 0;
 }
 
+/* The pages that the prefix cache has, and fresh ones for the rest. The last token is always
+ * computed, for its logits, and scores and embeddings want what all of them give. */
 static int take_pages(GkSeq *seq, size_t n, Error *reterr) {
-    KvPool *kv = &seq->engine->kv;
+    PrefixCache *c = &seq->engine->prefixes;
+    size_t n_wanted = seq->params.mode == GK_GENERATE ? seq->n_tokens - 1 : 0;
+    struct prefix_match found =
+        prefix_find(c, seq->params.owner, seq->tokens, n_wanted, seq->pages);
+    bool is_taken = prefix_take(c, n - found.n_pages, seq->pages + found.n_pages);
 
-    if (!kv_pool_take(kv, n, seq->pages))
-        return error_set(reterr, GK_E_BUSY, "%zu KV pages are needed and %u are free", n,
-                         kv->n_free);
+    if (is_taken && found.partial != KV_NO_PAGE)
+        kv_page_copy(c->kv, seq->pages[found.n_pages], found.partial);
+    if (found.partial != KV_NO_PAGE)
+        prefix_release(c, seq->params.owner, false, NULL, 0, &found.partial, 1);
+    if (!is_taken) {
+        prefix_release(c, seq->params.owner, false, NULL, 0, seq->pages, found.n_pages);
+        return error_set(reterr, GK_E_BUSY, "%zu KV pages are needed and %u can be had", n,
+                         prefix_n_available(c));
+    }
     seq->n_pages = n;
+    seq->n_done = seq->n_cached = found.n_tokens;
     return 0;
 }
 
@@ -131,7 +144,7 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
                         : params->n_tokens_max == 0 ? e->info.n_context_max
                                                     : n_tokens + params->n_tokens_max;
     e->n_sequences++;
-    if ((r = reserve_pages(seq, reterr)) != 0 || (r = make_parts(seq, tokens, params, reterr)) != 0)
+    if ((r = make_parts(seq, tokens, params, reterr)) != 0 || (r = reserve_pages(seq, reterr)) != 0)
         return r;
     list_push_back(&e->sequences, &seq->node);
     *ret = take_ptr(seq);
@@ -141,8 +154,8 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
 /* Its place and its pages. */
 static void give_up(GkSeq *seq) {
     seq->engine->n_sequences -= !seq->is_suspended;
-    if (seq->n_pages > 0)
-        kv_pool_give(&seq->engine->kv, seq->n_pages, seq->pages);
+    prefix_release(&seq->engine->prefixes, seq->params.owner, seq->params.share_prefix, seq->tokens,
+                   gk_engine_is_lost(seq->engine) ? 0 : seq->n_done, seq->pages, seq->n_pages);
     seq->n_pages = 0;
 }
 
@@ -188,6 +201,10 @@ GkSeq *gk_seq_free(GkSeq *seq) {
 
 size_t gk_seq_n_pending(const GkSeq *seq) {
     return seq->finish != GK_FINISH_NONE ? 0 : seq->n_tokens - seq->n_done;
+}
+
+size_t gk_seq_n_cached(const GkSeq *seq) {
+    return seq->n_cached;
 }
 
 void gk_seq_set_tag(GkSeq *seq, uint64_t tag) {

@@ -25,6 +25,7 @@ struct GkSeq {
     size_t n_tokens, n_tokens_max, n_prompt, n_done;
     uint32_t *pages; // (n_pages) pages[i] holds positions 64·i …
     size_t n_pages;  /* 0 while suspended */
+    size_t n_cached; /* tokens whose pages came from the prefix cache */
     bool is_suspended;
     Sampler *sampler; /* GK_GENERATE */
     TextStream *text; /* GK_GENERATE */
