@@ -38,7 +38,7 @@ unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/e
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
-e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/models e2e/rpc e2e/sched e2e/streams
+e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/models e2e/prefix e2e/rpc e2e/sched e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := grammar logits tokens bench/math
 # One libFuzzer program each, see tests/fuzz/fuzz.h.

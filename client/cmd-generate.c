@@ -12,7 +12,7 @@ struct generate {
     struct text_options text;
     struct sampling_options sampling;
     const char *json_schema, *regex, *grammar; /* the second is the source, the others name it */
-    bool echo, has_logprobs;
+    bool echo, share_prefix, has_logprobs;
 };
 
 #define AT(field) offsetof(struct generate, field)
@@ -30,6 +30,8 @@ static const struct option_row options[] = {
     {0, "include-stop", NULL, "keep the stop string in the text", OPTION_FLAG,
      AT(sampling.values.include_stop), 0},
     {0, "echo", NULL, "print the prompt before its continuation", OPTION_FLAG, AT(echo), 0},
+    {0, "share-prefix", NULL, "let others' requests reuse what is computed for the prompt",
+     OPTION_FLAG, AT(share_prefix), 0},
     TEXT_BOS_ROWS(struct generate, text),
     TEXT_REQUEST_ROWS(struct generate, text),
 };
@@ -61,9 +63,12 @@ static void print_figures(const struct grokd_final *final) {
 
     if (!u)
         return;
-    (void)fprintf(stderr, "[%u prompt tokens in %.2f s, %.1f/s; %u generated in %.2f s, %.1f/s; ",
-                  u->prompt_tokens, (double)u->prefill_us / 1e6,
-                  ctl_rate(u->prompt_tokens, u->prefill_us), u->generated_tokens,
+    (void)fprintf(stderr, "[%u prompt tokens in %.2f s, %.1f/s", u->prompt_tokens,
+                  (double)u->prefill_us / 1e6,
+                  ctl_rate(u->prompt_tokens - u->cached_tokens, u->prefill_us));
+    if (u->cached_tokens > 0)
+        (void)fprintf(stderr, ", %u cached", u->cached_tokens);
+    (void)fprintf(stderr, "; %u generated in %.2f s, %.1f/s; ", u->generated_tokens,
                   (double)u->decode_us / 1e6,
                   ctl_rate(u->generated_tokens > 0 ? u->generated_tokens - 1 : 0, u->decode_us));
     if (u->queued_us >= 10000)
@@ -229,6 +234,7 @@ static int run(Ctl *ctl, void *state, int argc, char **argv) {
     request.add_bos = g->text.bos;
     request.parse_control = g->text.control;
     request.echo = g->echo;
+    request.share_prefix = g->share_prefix;
     request.token_ids = true; /* counted for what a cancelled request had cost */
     r = ctl_connect(ctl);
     if (r != 0)

@@ -208,6 +208,7 @@ struct grokd_generate_request {
     const char *json_schema; /* a JSON document that is valid under the schema */
     const char *regex;       /* text that the regular expression matches as a whole */
     const char *grammar;     /* text of a GBNF grammar's `root` */
+    bool share_prefix;       /* others' requests may reuse what is computed for the prompt */
 };
 #define GROKD_GENERATE_REQUEST_INIT                                                                \
     { .size = sizeof(struct grokd_generate_request) }

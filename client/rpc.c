@@ -184,6 +184,7 @@ int grokd_begin_generate(grokd_client *client, const struct grokd_generate_reque
     m.parse_control = q.parse_control;
     m.echo = q.echo;
     m.token_ids = q.token_ids;
+    m.share_prefix = q.share_prefix;
     m.priority = (Grokd__V1__Priority)q.priority;
     SET_OPTIONAL(&m, &q, add_bos, GROKD__V1__GENERATE_REQUEST__HAS_ADD_BOS_ADD_BOS);
     if (q.messages) {

@@ -84,11 +84,12 @@ static void log_ending(const Call *call, const char *outcome) {
                   (unsigned)call->conn->uid, (int)call->conn->pid, ms_between(call->begun_us, now));
         return;
     }
-    log_info("%s: %s uid=%u pid=%d model=%s id=%s prompt=%zu generated=%zu queue=%.1fms "
+    log_info("%s: %s uid=%u pid=%d model=%s id=%s prompt=%zu cached=%zu generated=%zu queue=%.1fms "
              "prefill=%.1fms decode=%.1fms total=%.1fms",
              call->method->name, outcome, (unsigned)call->conn->uid, (int)call->conn->pid,
              call->model ? call->model->name : "-", call->request_id[0] ? call->request_id : "-",
-             call->n_prompt, call->n_generated, ms_between(call->queued_us, started),
+             call->n_prompt, call->n_cached, call->n_generated,
+             ms_between(call->queued_us, started),
              ms_between(call->started_us, call->decoding_us ? call->decoding_us : ended),
              ms_between(call->decoding_us, ended), ms_between(call->begun_us, now));
 }

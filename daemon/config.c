@@ -177,6 +177,7 @@ static int parse_chat_template(const struct key *key, const char *text, void *to
 
 static const char *const log_levels[] = {"error", "warning", "notice", "info", "debug", NULL};
 static const char *const kv_types[] = {"f16", "f32", "q8_0", NULL};
+static const char *const sharing[] = {"private", "shared", NULL};
 static const char *const priorities[] = {"interactive", "normal", "batch", NULL};
 
 _Static_assert(LOG_LEVEL_DEBUG == 4 && GK_KV_F16 == 0 && GK_KV_F32 == 1 && GK_KV_Q8_0 == 2 &&
@@ -210,6 +211,10 @@ static const struct key keys[] = {
     {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16, f32, or q8_0, half as large", 0, 0, kv_types},
     {"engine", "exact_floats", parse_bool, AT(exact_floats), "no",
      "float weights give the same bits in every batch, more slowly", 0, 0, NULL},
+    {"engine", "prefix_cache", parse_bool, AT(prefix_cache), "yes",
+     "keep what was computed for prompts that begin like earlier ones", 0, 0, NULL},
+    {"engine", "prefix_sharing", parse_word, AT(prefix_shared), "private",
+     "shared: requests may let other users' requests use it, too", 0, 0, sharing},
     {"engine", "preload", parse_bool, AT(preload), "yes",
      "read the whole model before it is ready", 0, 0, NULL},
     {"engine", "lock", parse_bool, AT(lock), "no",

@@ -34,6 +34,7 @@ typedef struct Letter {
     uint32_t n_ahead;                    /* of WAITING: requests that start before it */
     uint64_t wait_us;                    /* of WAITING: estimated; 0: not known */
     size_t n_prompt_done;                /* of PREFILL */
+    size_t n_cached;                     /* of STARTED: prompt tokens that need no computing */
     int32_t token;                       /* of TOKEN */
     float logprob;                       /* of TOKEN */
     size_t score_begin, n_scores, n_top; /* of SCORES and EMBEDDING; n_top of TOKEN too */

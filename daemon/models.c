@@ -147,6 +147,7 @@ static void open_in_background(uv_work_t *work) {
         .n_rows_max = (uint32_t)(c->n_step_rows + c->n_sequences_max),
         .n_sequences_max = (uint32_t)c->n_sequences_max,
         .exact_floats = c->exact_floats,
+        .prefix_cache = c->prefix_cache,
         .hugepages = c->hugepages,
         .preload = c->preload,
         .lock = c->lock,

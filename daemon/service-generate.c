@@ -19,6 +19,7 @@ void fill_usage(const Call *call, Grokd__V1__Usage *u) {
     u->queued_us = call->started_us - MIN(call->queued_us, call->started_us);
     u->prefill_us = (call->decoding_us ? call->decoding_us : call->ended_us) - call->started_us;
     u->decode_us = call->decoding_us ? call->ended_us - call->decoding_us : 0;
+    u->cached_tokens = (uint32_t)call->n_cached;
     u->seed = call->seed;
 }
 
@@ -63,6 +64,7 @@ static int send_prefill(Call *call) {
 
     prefill.done_tokens = call->output.n_prefill_done;
     prefill.total_tokens = (uint32_t)call->n_prompt;
+    prefill.cached_tokens = (uint32_t)call->n_cached;
     event.event_case = GROKD__V1__GENERATE_EVENT__EVENT_PREFILL;
     event.prefill = &prefill;
     r = send_event(call, &event);

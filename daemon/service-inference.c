@@ -401,6 +401,7 @@ Job *inference_new_job(Call *call, enum gk_mode mode, Grokd__V1__Priority priori
     job->uid = call->conn->uid;
     job->params = gk_params_default();
     job->params.mode = mode;
+    job->params.owner = call->conn->uid;
     return take_ptr(job);
 }
 
@@ -461,6 +462,7 @@ void inference_generate(Call *call, void *request) {
     if (!job || !take_sampling(call, job, q->sampling) ||
         (is_tokens && !copy_tokens(call, job, q->tokens)))
         return;
+    job->params.share_prefix = q->share_prefix && call->daemon->config->prefix_shared;
     call->output.wants_ids = q->token_ids;
     call->output.wants_echo = q->echo;
     if (q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_CONVERSATION)

@@ -180,6 +180,8 @@ void service_letter(Call *call, const Letter *letter) {
         call_set_state(call, CALL_RUNNING);
         call->output.has_position = false;
         call->output.has_prefill = true;
+        call->output.n_prefill_done = (uint32_t)letter->n_cached;
+        call->n_prompt_done = call->n_cached = letter->n_cached;
         call_mark_dirty(call);
         return;
     case LETTER_ENDED:

@@ -188,6 +188,7 @@ static void start(Worker *w, Job *job) {
         end_refused(w, job);
         return;
     }
+    letter->n_cached = gk_seq_n_cached(job->seq);
     gk_engine_kv_pages(job->engine, &letter->n_kv_free, &letter->n_kv_total);
     post(w, letter);
 }
