@@ -136,7 +136,7 @@ static void take_out(PrefixCache *c, uint32_t page) {
 }
 
 void prefix_deinit(PrefixCache *c) {
-    while (c->oldest != NONE) {
+    while (c->nodes && c->oldest != NONE) {
         uint32_t page = c->oldest;
 
         take_out(c, page);
@@ -144,7 +144,7 @@ void prefix_deinit(PrefixCache *c) {
     }
     free(c->nodes);
     free(c->buckets);
-    *c = (PrefixCache){.newest = NONE, .oldest = NONE};
+    *c = (PrefixCache){0};
 }
 
 /* ---- pages ---- */

@@ -36,7 +36,7 @@ typedef struct PrefixCache {
 
 /* is_on false: nothing is ever kept or found. Returns -ENOMEM. */
 int prefix_init(PrefixCache *c, KvPool *kv, bool is_on, Error *reterr);
-/* Gives every page back. */
+/* Gives every page back. One that is all zero is taken. */
 void prefix_deinit(PrefixCache *c);
 
 /* Pages that can be taken: free ones and idle ones. */

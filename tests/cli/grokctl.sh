@@ -92,7 +92,7 @@ no_bar_for_a_prompt_in_a_pipe() {
 constrained() { # to a schema: as text, and in a file; an expression; a grammar
     local schema='{"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}'
     echo "$schema" >"$scratch/schema.json"
-    echo 'root ::= "- " [a-c]{2} "\n"' >"$scratch/list.gbnf"
+    printf '%s\n' 'root ::= "- " [a-c]{2} "\n"' >"$scratch/list.gbnf"
     ctl -q generate --json-schema "$schema" "$PROMPT" | tr -d ' \n' | grep -qx '{"a":"[xy]"}' &&
         ctl -q generate --json-schema "$scratch/schema.json" "$PROMPT" | tr -d ' \n' |
         grep -qx '{"a":"[xy]"}' &&
