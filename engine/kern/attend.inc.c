@@ -11,17 +11,21 @@
 
 /*
  * What the next call will read, brought to the second-level cache while this one computes: 32
- * bytes for each vector of a tile's width and each t, so that the first rows' tiles get through it
- * just in time. (All at once, before the tiles, gained nothing.)
+ * bytes (of a page of Q8_0 16, as it is half as long) for each vector of a tile's width and each t,
+ * so that the first rows' tiles get through it just in time. (All at once, before the tiles, gained
+ * nothing.)
  */
 struct ahead {
     const char *at;
-    size_t n_left; /* bytes */
+    size_t n_left;   /* bytes */
+    size_t n_vector; /* of them, for each vector */
 };
 #define AHEAD_BYTES 32
 
-static inline struct ahead ahead_of(const void *next, size_t n) {
-    return (struct ahead){.at = next, .n_left = next ? n : 0};
+static inline struct ahead ahead_of(const void *next, enum kern_page type, uint32_t head_size) {
+    return (struct ahead){.at = next,
+                          .n_left = next ? kern_page_bytes(type, head_size) : 0,
+                          .n_vector = type == KERN_PAGE_Q8_0 ? AHEAD_BYTES / 2 : AHEAD_BYTES};
 }
 
 /* The next part, n_t steps of it; where too little is left, steps that stand still at `idle`. */
@@ -53,7 +57,8 @@ static inline __attribute__((always_inline)) void panel_tile(const struct panel 
                                                              const int n_i, const int n_j) {
     const float *b = p->b + column;
     size_t ahead_step;
-    const char *ahead = ahead_take(p->ahead, p->n_t, AHEAD_BYTES * (size_t)n_j, b, &ahead_step);
+    const char *ahead =
+        ahead_take(p->ahead, p->n_t, p->ahead->n_vector * (size_t)n_j, b, &ahead_step);
     v16 sum[TILE_ROWS_MAX][TILE_WIDTH_MAX], b_t[TILE_WIDTH_MAX];
 
 #pragma GCC unroll 6
@@ -275,9 +280,8 @@ static void math_attend_page(const struct kern_attend *a) {
     const float *q[KERN_QUERIES_MAX];
     float *s[KERN_QUERIES_MAX], *acc[KERN_QUERIES_MAX];
     size_t n = (size_t)a->n_rows * a->n_heads, n_visible = 0;
-    size_t n_page_bytes = kern_page_bytes(a->type, a->head_size);
-    struct ahead next_k = ahead_of(a->next_k, n_page_bytes),
-                 next_v = ahead_of(a->next_v, n_page_bytes);
+    struct ahead next_k = ahead_of(a->next_k, a->type, a->head_size),
+                 next_v = ahead_of(a->next_v, a->type, a->head_size);
 
     for (uint32_t row = 0, i = 0; row < a->n_rows; row++) {
         n_visible = a->n_positions[row] > n_visible ? a->n_positions[row] : n_visible;

@@ -774,7 +774,7 @@ int main(int argc, char **argv) {
         TEST(attention_has_the_same_bits_on_every_tier_and_in_company),
         TEST(attention_against_double),
         TEST(attention_of_what_is_no_number),
-        TEST(products_are_dots_on_every_tier),
+        {"products_are_dots_on_every_tier", test_products_are_dots_on_every_tier, 120},
         TEST(openblas_against_double),
     };
 
