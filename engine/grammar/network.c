@@ -415,6 +415,11 @@ static uint16_t rule_height(const struct measure *m, uint32_t rule) {
     return m->heights[m->w->rules[rule]];
 }
 
+/* What a call adds to the stack: nothing in last place, as matching goes. */
+static uint32_t frames(const struct node *call) {
+    return call->out != 0;
+}
+
 static void reach(struct measure *m, uint32_t node, uint32_t height, uint32_t level) {
     if (m->heights[node] != NODE_HOPELESS)
         return;
@@ -439,14 +444,14 @@ static void reach_from(struct measure *m, uint32_t node, uint32_t level) {
         if (b->type != NODE_CALL)
             reach(m, before, level, level);
         else if (rule_height(m, b->a) != NODE_HOPELESS)
-            reach(m, before, MAX(level, rule_height(m, b->a) + 1u), level);
+            reach(m, before, MAX(level, rule_height(m, b->a) + frames(b)), level);
     }
     for (uint32_t rule = m->rule_at[node]; rule != 0; rule = m->rule_next[rule - 1])
         for (uint32_t i = l->first_call[rule - 1]; i < l->first_call[rule]; i++) {
             uint32_t call = l->calls[i];
 
             if (m->heights[m->w->nodes[call].out] != NODE_HOPELESS)
-                reach(m, call, level + 1, level);
+                reach(m, call, level + frames(&m->w->nodes[call]), level);
         }
 }
 

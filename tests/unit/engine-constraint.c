@@ -407,6 +407,27 @@ static void test_depth_has_an_end(void) {
     close_engine(e);
 }
 
+/* A call in last place adds no depth: lists may be as long as they like. */
+static void test_long_chains_are_not_deep(void) {
+    char *source = NULL;
+    size_t size;
+    FILE *f = open_memstream(&source, &size);
+    GkConstraint *c;
+
+    assert(f);
+    (void)fputs("{\"properties\":{\"p\":{}", f);
+    for (int i = 0; i < 900; i++)
+        (void)fprintf(f, ",\"p%d\":{\"type\":\"null\"}", i);
+    (void)fputs("},\"required\":[\"p\"", f);
+    for (int i = 0; i < 900; i++)
+        (void)fprintf(f, ",\"p%d\"", i);
+    (void)fputs("]}", f);
+    assert(fclose(f) == 0);
+    c = compile(GK_CONSTRAINT_JSON_SCHEMA, source);
+    (void)gk_constraint_free(c);
+    free(source);
+}
+
 /* So ambiguous that stacks multiply: followed or given up, but bounded, and what the maxima make it
  * forget changes no answer. */
 static void test_ambiguity_is_bounded(void) {
@@ -460,6 +481,7 @@ int main(int argc, char **argv) {
         TEST(banned_strings_and_constraint),
         {"too_much_is_refused", test_too_much_is_refused, 60},
         TEST(depth_has_an_end),
+        TEST(long_chains_are_not_deep),
         {"ambiguity_is_bounded", test_ambiguity_is_bounded, 60},
         {"allocation_failures", test_allocation_failures, 60},
     };
