@@ -2,10 +2,11 @@
 """Compares grokd with its peers on one GGUF file, in alternating runs, and prints medians and ratios.
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
-                         [--node DIR] [--ik DIR] [--build build]
+                         [--batch 8,16,32] [--node DIR] [--ik DIR] [--build build]
 
 --node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
---ik: a folder that holds a natively built ik_llama.cpp's llama-bench.
+--ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
+--batch: sequences that decode together, where a peer has a program for it.
 A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it misleads every program.
 """
 import argparse
@@ -19,18 +20,20 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def run(command, cwd=None):
+def run(command, cwd=None, both=False):
     environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
+    return done.stdout + done.stderr if both else done.stdout
 
 
 def grokd(a):
+    batch = ["--batch", a.batch] if a.batch else []
     out = json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), "--prefill",
-                          str(a.prefill), "--decode", str(a.decode), "--repeat", "1", "--json"]))
+                          str(a.prefill), "--decode", str(a.decode), "--repeat", "1", *batch, "--json"]))
     return {"prefill": out["prefill"][0]["tokens_per_second"], "decode": out["decode"][0]["tokens_per_second"],
+            **{f"batch {row['sequences']}": row["tokens_per_second"] for row in out["batch"]},
             "prefill_share": out["prefill"][0]["share_of_roof"], "decode_share": out["decode"][0]["share_of_roof"]}
 
 
@@ -44,7 +47,15 @@ def ik_llama_cpp(a):
     out = json.loads(run([f"{a.ik}/llama-bench", "-m", a.model, "-t", str(a.threads), "-p", str(a.prefill), "-n",
                           str(a.decode), "-r", "1", "-fa", "1", "-o", "json"]))
     speed = {bool(row["n_prompt"]): row["avg_ts"] for row in out}
-    return {"prefill": speed[True], "decode": speed[False]}
+    return {"prefill": speed[True], "decode": speed[False], **(ik_batched(a) if a.batch else {})}
+
+
+def ik_batched(a):
+    """Its table goes to standard error: columns PP, TG, B, N_KV, T_PP, S_PP, T_TG, S_TG, …"""
+    table = run([f"{a.ik}/llama-batched-bench", "-m", a.model, "-t", str(a.threads), "-tb", str(a.threads), "-c", "4096",
+                 "-b", "2048", "-ub", "512", "-npp", "16", "-ntg", str(a.decode), "-npl", a.batch, "-fa", "1"], both=True)
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    return {f"batch {int(row[3])}": float(row[8]) for row in rows if row[3].strip().isdigit()}
 
 
 def main():
@@ -52,6 +63,7 @@ def main():
     p.add_argument("model")
     for name, default in [("threads", 2), ("prefill", 512), ("decode", 16), ("repeat", 3)]:
         p.add_argument(f"--{name}", type=int, default=default)
+    p.add_argument("--batch", default="")
     p.add_argument("--node")
     p.add_argument("--ik")
     p.add_argument("--build", default="build")
@@ -68,10 +80,11 @@ def main():
             print(f"# run {i + 1}, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
     median = {name: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for name, rows in seen.items()}
     ours = median["grokd"]
-    print(f"{'':14} {'prefill':>9} {'ratio':>6}   {'decode':>9} {'ratio':>6}")
+    columns = [key for key in ours if not key.endswith("share")]
+    print(f"{'':14}" + "".join(f" {key:>9} {'ratio':>6}  " for key in columns))
     for name, m in median.items():
-        print(f"{name:14} {m['prefill']:9.1f} {ours['prefill'] / m['prefill']:6.2f}   "
-              f"{m['decode']:9.2f} {ours['decode'] / m['decode']:6.2f}")
+        print(f"{name:14}" + "".join(f" {m[key]:9.2f} {ours[key] / m[key]:6.2f}  " if key in m else f" {'-':>9} {'-':>6}  "
+                                     for key in columns))
     print(f"grokd's share of the roof: prefill {ours['prefill_share']:.0%}, decode {ours['decode_share']:.0%}")
 
 
