@@ -50,9 +50,9 @@ static char *give_prompt(EditLine *editor) {
 static int read_key(EditLine *editor, wchar_t *ret) {
     mbstate_t state = {0};
     size_t n = (size_t)-2;
+    char byte = 0;
 
     while (n == (size_t)-2) { /* a character begun */
-        char byte;
         ssize_t got = read(STDIN_FILENO, &byte, 1);
 
         if (got < 0 && errno == EINTR)
@@ -61,8 +61,8 @@ static int read_key(EditLine *editor, wchar_t *ret) {
             return 0;
         n = mbrtowc(ret, &byte, 1, &state);
     }
-    if (n == (size_t)-1)
-        *ret = L'?';
+    if (n == (size_t)-1) /* the byte that breaks a character off may be the line's end */
+        *ret = (unsigned char)byte < 0x80 ? (wchar_t)byte : L'?';
     if (*ret == CTRL_C) {
         input_of(editor)->was_interrupted = true;
         *ret = L'\n';

@@ -523,7 +523,7 @@ int grokd_score(grokd_client *client, const struct grokd_score_request *request,
 
 int grokd_embed(grokd_client *client, const struct grokd_embed_request *request,
                 struct grokd_embed_response **ret, struct grokd_error *error) {
-    grokd_call *call;
+    grokd_call *call = NULL;
     int r;
 
     r = grokd_begin_embed(client, request, &call, error);

@@ -35,7 +35,7 @@ type peer struct {
 	*ttrpc.Client
 	inference grokdv1.InferenceClient
 	models    grokdv1.ModelsClient
-	admin     grokdv1.AdminService
+	admin     grokdv1.AdminClient
 }
 
 func dial() (*peer, error) {
