@@ -4,6 +4,7 @@
 #include "engine/kern/ints-256.h"
 
 /* 8 accumulators of 16 registers. */
-#define PANEL_ROWS     4
-#define PANEL_VECS     2
-#define PANEL_ROWS_MIN 6
+#define PANEL_ROWS 4
+#define PANEL_VECS 2
+/* From so many rows on, unpacking a panel costs less than reading weights again (measured). */
+#define PANEL_ROWS_MIN 4

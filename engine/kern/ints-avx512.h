@@ -4,6 +4,7 @@
 #include "engine/kern/ints-512.h"
 
 /* 12 accumulators of int16 and 12 of int32 of 32 registers. */
-#define PANEL_ROWS     6
-#define PANEL_VECS     2
-#define PANEL_ROWS_MIN 6
+#define PANEL_ROWS 6
+#define PANEL_VECS 2
+/* From so many rows on, unpacking a panel costs less than reading weights again (measured). */
+#define PANEL_ROWS_MIN 5

@@ -4,9 +4,10 @@
 #include "engine/kern/ints-256.h"
 
 /* 12 accumulators of 16 registers. */
-#define PANEL_ROWS     6
-#define PANEL_VECS     2
-#define PANEL_ROWS_MIN 6
+#define PANEL_ROWS 6
+#define PANEL_VECS 2
+/* From so many rows on, unpacking a panel costs less than reading weights again (measured). */
+#define PANEL_ROWS_MIN 4
 
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {
