@@ -231,7 +231,7 @@ struct gk_params {
     float frequency_penalty;  /* 0: off */
     uint64_t seed;
     uint64_t owner;      /* whose cached prefixes may be used, and who may use this one's */
-    bool share_prefix;   /* everyone may use this one's */
+    bool share_prefix;   /* everyone may use its prompt's, in whole pages */
     uint32_t n_logprobs; /* alternatives per token, <= GK_LOGPROBS_MAX */
     bool logprobs;       /* log-probability of each sampled token */
     bool ignore_eos;

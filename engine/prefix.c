@@ -197,7 +197,7 @@ static uint32_t find_whole(const PrefixCache *c, uint32_t parent, uint64_t owner
     return page;
 }
 
-/* The child that begins with most of tokens[0 .. n); *ret_n of them. */
+/* The owner's own child that begins with most of tokens[0 .. n); *ret_n of them. */
 static uint32_t find_part(const PrefixCache *c, uint32_t parent, uint64_t owner,
                           const int32_t *tokens, size_t n, size_t *ret_n) {
     uint32_t page = c->nodes[parent].first_child, best = NONE;
@@ -207,7 +207,7 @@ static uint32_t find_part(const PrefixCache *c, uint32_t parent, uint64_t owner,
         const struct prefix_node *node = &c->nodes[page];
         size_t n_same = 0;
 
-        if (!may_use(node, owner))
+        if (node->owner != owner)
             continue;
         while (n_same < n && n_same < node->n_tokens && node->tokens[n_same] == tokens[n_same])
             n_same++;
@@ -282,7 +282,7 @@ static uint32_t keep_page(PrefixCache *c, uint32_t parent, uint64_t owner, bool 
     return page;
 }
 
-void prefix_release(PrefixCache *c, uint64_t owner, bool is_common, const int32_t *tokens,
+void prefix_release(PrefixCache *c, uint64_t owner, size_t n_common, const int32_t *tokens,
                     size_t n_done, const uint32_t *pages, size_t n_pages) {
     uint32_t at = c->nodes ? root_of(c) : NONE, last = NONE;
 
@@ -293,7 +293,7 @@ void prefix_release(PrefixCache *c, uint64_t owner, bool is_common, const int32_
             let_go(c, pages[i]);
             continue;
         }
-        at = keep_page(c, at, owner, is_common, tokens + first, n, pages[i]);
+        at = keep_page(c, at, owner, first + PAGE <= n_common, tokens + first, n, pages[i]);
         last = at != NONE ? at : last;
         if (n < PAGE)
             at = NONE; /* nothing follows a page that is not full */

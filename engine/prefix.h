@@ -9,10 +9,11 @@
  *
  * Nodes belong to an owner, and only its sequences find them: how quickly an answer comes would
  * otherwise tell one user what another has asked. What is shared on purpose belongs to
- * PREFIX_COMMON. Pages that no sequence uses are free for the taking: the least recently used leaf
- * first, and parents are used whenever their children are. Rejected: weighing pages by what they
- * would cost again, since pages deep in the tree, which cost most, are the private ends of
- * conversations, and their recency says more.
+ * PREFIX_COMMON, and is found in whole pages only: who could ask for a part of a page could guess
+ * what is in it token by token. Pages that no sequence uses are free for the taking: the least
+ * recently used leaf first, and parents are used whenever their children are. Rejected: weighing
+ * pages by what they would cost again, since pages deep in the tree, which cost most, are the
+ * private ends of conversations, and their recency says more.
  *
  * Owner: GkEngine. Thread: worker. Nothing here allocates after prefix_init().
  */
@@ -53,7 +54,7 @@ struct prefix_match {
  * pages. */
 struct prefix_match prefix_find(PrefixCache *c, uint64_t owner, const int32_t *tokens, size_t n,
                                 uint32_t *ret_pages);
-/* Gives a sequence's pages up: those of its first n_done tokens go to the tree, under `owner`, or
- * where `is_common` to everyone. n_done 0: none is kept. */
-void prefix_release(PrefixCache *c, uint64_t owner, bool is_common, const int32_t *tokens,
+/* Gives a sequence's pages up: those of its first n_done tokens go to the tree, whole pages of the
+ * first n_common to everyone, the others to `owner`. n_done 0: none is kept. */
+void prefix_release(PrefixCache *c, uint64_t owner, size_t n_common, const int32_t *tokens,
                     size_t n_done, const uint32_t *pages, size_t n_pages);

@@ -48,9 +48,9 @@ static int take_pages(GkSeq *seq, size_t n, Error *reterr) {
     if (is_taken && found.partial != KV_NO_PAGE)
         kv_page_copy(c->kv, seq->pages[found.n_pages], found.partial);
     if (found.partial != KV_NO_PAGE)
-        prefix_release(c, seq->params.owner, false, NULL, 0, &found.partial, 1);
+        prefix_release(c, seq->params.owner, 0, NULL, 0, &found.partial, 1);
     if (!is_taken) {
-        prefix_release(c, seq->params.owner, false, NULL, 0, seq->pages, found.n_pages);
+        prefix_release(c, seq->params.owner, 0, NULL, 0, seq->pages, found.n_pages);
         return error_set(reterr, GK_E_BUSY, "%zu KV pages are needed and %u can be had", n,
                          prefix_n_available(c));
     }
@@ -154,7 +154,8 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
 /* Its place and its pages. */
 static void give_up(GkSeq *seq) {
     seq->engine->n_sequences -= !seq->is_suspended;
-    prefix_release(&seq->engine->prefixes, seq->params.owner, seq->params.share_prefix, seq->tokens,
+    prefix_release(&seq->engine->prefixes, seq->params.owner,
+                   seq->params.share_prefix ? seq->n_prompt : 0, seq->tokens,
                    gk_engine_is_lost(seq->engine) ? 0 : seq->n_done, seq->pages, seq->n_pages);
     seq->n_pages = 0;
 }

@@ -37,12 +37,14 @@ class Terminal:
             if time.monotonic() > end or not self.read():
                 sys.exit("waited for %r, saw %r" % (text, self.seen[-2000:]))
         self.seen = self.seen.split(text, 1)[1]
+        if text == PROMPT:
+            self.settle()
 
     def settle(self):
+        """Until nothing more comes: a line is drawn again and again, with what looks like a prompt."""
         n = -1
         while n != len(self.seen):
             n = len(self.seen)
-            time.sleep(0.3)
             self.read()
         self.seen = b""
 
@@ -73,10 +75,9 @@ for _ in range(3):  # Ctrl-C stops the answer, each time anew
     t.line(b"And what does ls do?")
     t.await_text(b"do?")
     t.await_text(b"(1)")
-    t.keys(b"\x03\x03")
+    t.keys(b"\x03")
     t.await_text(b"[interrupted]")
     t.await_text(PROMPT)
-    t.settle()  # the second one may have given up a line of its own
     t.line(b"/clear")
     t.await_text(PROMPT)
 t.keys(b"not said\x03")  # and gives a line up
@@ -95,7 +96,6 @@ t.await_text(PROMPT)
 t.keys(b"\x1b[A\x1b[A\r")  # up twice: the question
 t.await_text(ANSWER)
 t.await_text(PROMPT)
-t.settle()  # the line was drawn again, with what looks like a prompt
 t.line("naïve 你好".encode() + b"\x7f\x7f")
 t.await_text(b"tokens, ")
 t.await_text(PROMPT)

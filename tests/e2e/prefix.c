@@ -77,7 +77,7 @@ static void offer(const TestDaemon *d, TestUser *self) {
 
 static void expect_offer(const TestDaemon *d, TestUser *self) {
     (void)self;
-    assert(ask(d, 2, false, NULL) == N_PROMPT - 1);
+    assert(ask(d, 2, false, NULL) == N_PROMPT / 64 * 64); /* whole pages */
 }
 
 static void expect_none(const TestDaemon *d, TestUser *self) {

@@ -144,6 +144,20 @@ static void test_an_answer_is_part_of_it(void) {
     cached = gk_engine_close(cached);
 }
 
+/* What is shared is the prompt: the answer can't be found by asking for the prompt and a guess. */
+static void test_answers_are_not_shared(void) {
+    GkEngine *e = open_engine(true);
+    int32_t tokens[N_PROMPT];
+    struct answer a;
+
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    ask(e, tokens, 100, 1, true, &a);
+    (void)memcpy(tokens + 100, a.tokens, sizeof(a.tokens));
+    ask(e, tokens, 100 + N_OUTPUT, 2, false, &a);
+    assert(a.n_cached == 64);
+    e = gk_engine_close(e);
+}
+
 static void test_owners_are_kept_apart(void) {
     GkEngine *e = open_engine(true);
     int32_t tokens[N_PROMPT], other[N_PROMPT];
@@ -157,6 +171,8 @@ static void test_owners_are_kept_apart(void) {
     ask(e, tokens, N_PROMPT, 1, false, &a);
     assert(a.n_cached == N_PROMPT - 1);
     ask(e, other, N_PROMPT, 1, true, &a);
+    ask(e, other, N_PROMPT, 2, false, &a);
+    assert(a.n_cached == N_PROMPT / 64 * 64); /* whole pages, so that no token can be guessed */
     ask(e, other, N_PROMPT, 2, false, &a);
     assert(a.n_cached == N_PROMPT - 1);
     ask(e, tokens, N_PROMPT, 1, true, &a); /* what was private is shared from now on */
@@ -239,9 +255,9 @@ static void test_random_company_under_pressure(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(finds_the_longest_beginning),   TEST(an_answer_is_part_of_it),
-        TEST(owners_are_kept_apart),         TEST(scores_compute_everything),
-        TEST(random_company_under_pressure),
+        TEST(finds_the_longest_beginning), TEST(an_answer_is_part_of_it),
+        TEST(answers_are_not_shared),      TEST(owners_are_kept_apart),
+        TEST(scores_compute_everything),   TEST(random_company_under_pressure),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
