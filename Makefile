@@ -11,7 +11,8 @@ base_SRC   := base/alloc.c base/arena.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
               engine/memory.c engine/moe.c engine/pool.c engine/prefix.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
               engine/file/file.c engine/file/gguf.c engine/file/map.c engine/grammar/expr.c engine/grammar/gbnf.c \
-              engine/grammar/grammar.c engine/grammar/match.c engine/grammar/network.c engine/grammar/regex.c \
+              engine/grammar/grammar.c engine/grammar/automaton.c engine/grammar/automaton-cache.c engine/grammar/automaton-mask.c \
+              engine/grammar/match.c engine/grammar/network.c engine/grammar/regex.c engine/grammar/tokens.c \
               engine/grammar/schema.c engine/grammar/schema-merge.c engine/grammar/schema-number.c \
               engine/text/chat.c engine/text/jinja-calls.c engine/text/jinja-lex.c engine/text/jinja-parse.c \
               engine/text/jinja-run.c engine/text/jinja-value.c engine/text/merge.c engine/text/spm.c \
@@ -40,7 +41,7 @@ unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
 e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/models e2e/prefix e2e/rpc e2e/sched e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
-tool_TESTS        := grammar logits tokens bench/math
+tool_TESTS        := grammar logits tokens bench/math bench/masks
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
 fuzz_TESTS        := fuzz/chat fuzz/constraint fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
@@ -62,13 +63,13 @@ pkg_cflags = $(shell pkg-config --cflags $1 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $1 2>/dev/null)
 
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DGROKD_VERSION='"$(VERSION)"' \
-            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd jansson libxxhash libedit)
+            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd jansson libedit)
 STRICT   := -std=gnu17 -fno-common -fvisibility=hidden -fno-math-errno -ffp-contract=off \
             $(WARNINGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,$(HARDEN))
 LDFLAGS  += -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 LDLIBS   += -lpthread -lm
 
-engine_LIBS := $(call pkg_libs,openblas jansson libxxhash)
+engine_LIBS := $(call pkg_libs,openblas jansson)
 proto_LIBS  := $(call pkg_libs,libprotobuf-c)
 ctl_LIBS    := $(call pkg_libs,jansson libedit ncursesw) $(proto_LIBS)
 daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)

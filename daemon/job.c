@@ -24,7 +24,7 @@ Job *job_free(Job *job) {
     free(job->tokens);
     free(job->params_memory);
     free(job->end_memory);
-    (void)gk_constraint_free(job->constraint);
+    (void)gk_constraint_unref(job->constraint);
     free(job);
     return NULL;
 }

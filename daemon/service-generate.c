@@ -168,8 +168,7 @@ void generate_on_letter(Call *call, const Letter *letter) {
         add_token(call, letter);
         return;
     }
-    if (!call_advance(call, letter->n_prompt_done))
-        return;
+    call->n_prompt_done = letter->n_prompt_done;
     call->output.has_prefill = true;
     call->output.n_prefill_done = (uint32_t)letter->n_prompt_done;
     call_mark_dirty(call);
@@ -187,7 +186,7 @@ void generate_on_ended(Call *call, const Job *job) {
 void score_on_letter(Call *call, const Letter *letter) {
     struct call_scores *s = &call->scores;
 
-    (void)call_advance(call, letter->n_prompt_done);
+    call->n_prompt_done = letter->n_prompt_done;
     for (size_t i = 0; i < letter->n_scores; i++) {
         struct gk_logprob *entry = &s->entries[(letter->score_begin + i) * (s->n_top + 1)];
 

@@ -12,7 +12,7 @@ TextWork *text_work_free(TextWork *w) {
         return NULL;
     model_release(w->model);
     (void)job_free(w->job);
-    (void)gk_constraint_free(w->constraint);
+    (void)gk_constraint_unref(w->constraint);
     free(w->constraint_source);
     free(w->text);
     free(w->messages);

@@ -78,10 +78,9 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
                      gk_pool_n_threads(e->pool), reterr);
     if (r != 0)
         return r;
-    r = token_table_init(&e->token_table, tokenizer_vocab(e->tokenizer), ends_generation,
+    automaton_cache_init(&e->automata, tokenizer_vocab(e->tokenizer), ends_generation,
                          e->tokenizer);
-    if (r == 0)
-        r = info_init(e);
+    r = info_init(e);
     if (r != 0)
         return error_set(reterr, r, "out of memory");
     if (o->preload && !model_file_preload(e->file, o->on_progress, o->userdata))
@@ -124,7 +123,7 @@ GkEngine *gk_engine_close(GkEngine *e) {
     prefix_deinit(&e->prefixes);
     kv_pool_deinit(&e->kv);
     weights_deinit(&e->weights);
-    token_table_deinit(&e->token_table);
+    automaton_cache_deinit(&e->automata);
     (void)tokenizer_free(e->tokenizer);
     (void)model_file_close(e->file);
     for (size_t i = 0; i < ARRAY_SIZE(e->strings); i++)
@@ -206,7 +205,6 @@ static void fill_rows(GkEngine *e, const struct gk_plan_row *plan, struct forwar
 
     assert(seq->engine == e && plan->n_rows > 0 && plan->n_rows <= gk_seq_n_pending(seq));
     assert(plan->n_rows <= e->info.n_rows_max - f->n_rows);
-    seq_take_pages(seq, seq->n_done + plan->n_rows);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         size_t position = seq->n_done + i;
 

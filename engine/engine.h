@@ -179,10 +179,13 @@ typedef struct GkConstraint GkConstraint;
  * the place and the reason, -ENOMEM. */
 int gk_constraint_new(GkConstraint **ret, enum gk_constraint_kind kind, const char *source,
                       size_t n, Error *reterr);
-/* The memory that it takes. A sequence that uses it takes up to 10 MiB more. */
+/* The memory that it takes. What an engine learns of it while sequences follow it is shared by all
+ * of these, and bounded (engine/grammar/automaton.h). */
 size_t gk_constraint_bytes(const GkConstraint *c);
-GkConstraint *gk_constraint_free(GkConstraint *c);
-DEFINE_CLEANUP(GkConstraint *, gk_constraint_free)
+/* Any thread. */
+GkConstraint *gk_constraint_ref(GkConstraint *c);
+GkConstraint *gk_constraint_unref(GkConstraint *c);
+DEFINE_CLEANUP(GkConstraint *, gk_constraint_unref)
 
 /* ---- sequences ---- */
 
@@ -216,11 +219,11 @@ struct gk_string {
 #define GK_LOGIT_BIAS_MAX        1024
 #define GK_LOGPROBS_MAX          20
 
-/* gk_params_default() gives greedy decoding. Everything is copied by gk_seq_new() but the
- * constraint, which outlives the sequence. */
+/* gk_params_default() gives greedy decoding. Everything is copied by gk_seq_new(); of the
+ * constraint it takes a reference. */
 struct gk_params {
     enum gk_mode mode;
-    uint32_t n_tokens_max;    /* tokens to sample; 0: until the context or the KV memory ends */
+    uint32_t n_tokens_max;    /* tokens to sample; 0: until the context ends */
     float temperature;        /* 0: greedy */
     uint32_t top_k;           /* 0: off */
     float top_p;              /* 1: off */
@@ -247,20 +250,15 @@ struct gk_params {
     size_t n_logit_bias;
     /* What the text must be, or NULL: masks the logits before all filters. It may end only where
      * the constraint is satisfied, and ends by itself where nothing else is possible. */
-    const GkConstraint *constraint;
+    GkConstraint *constraint;
     enum gk_pooling pooling; /* GK_EMBED */
     bool normalize;          /* GK_EMBED: to length 1 */
 };
 struct gk_params gk_params_default(void);
 
-/* What gk_seq_new() would refuse however much is free; takes nothing. Returns GK_E_INVALID,
- * GK_E_TOO_LONG, GK_E_DATA_LOSS. */
-int gk_seq_check(const GkEngine *e, const int32_t *tokens, size_t n_tokens,
-                 const struct gk_params *params, Error *reterr);
-/* Checks the parameters, copies them and the tokens, and reserves the KV pages of the worst case
- * (n_tokens and n_tokens_max), so that a sequence once made never fails for want of memory. Pages
- * are taken, and what is cached in them is dropped, only when the sequence comes to them. Returns
- * GK_E_INVALID, GK_E_TOO_LONG, GK_E_BUSY, GK_E_DATA_LOSS. */
+/* Checks the parameters, copies them and the tokens, and reserves the KV pages of the worst case,
+ * so that a sequence once made never fails for want of memory. Returns GK_E_INVALID, GK_E_TOO_LONG,
+ * GK_E_BUSY, GK_E_DATA_LOSS. */
 int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
                const struct gk_params *params, Error *reterr);
 /* Gives its pages back; any time between steps. */
@@ -338,8 +336,7 @@ int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_resul
  */
 uint64_t gk_engine_heartbeat(const GkEngine *e);
 #define GK_KV_PAGE_POSITIONS 64
-/* Pages of so many positions: those that nobody has or has reserved, and all there are. Worker
- * thread. */
+/* Pages of so many positions: those that can be had, and all there are. Worker thread. */
 void gk_engine_kv_pages(const GkEngine *e, uint64_t *ret_free, uint64_t *ret_total);
 
 /* For tests and measuring: sees what the pass computes. Called on the worker thread inside

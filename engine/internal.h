@@ -14,7 +14,7 @@
 struct GkEngine {
     ModelFile *file;
     Tokenizer *tokenizer;
-    TokenTable token_table; /* of the tokenizer, for constraints */
+    AutomatonCache automata; /* of constraints, with the tokenizer's pieces */
     GkPool *pool;
     const struct kern_ops *kern;
     struct manifest manifest;

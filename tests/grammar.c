@@ -35,17 +35,17 @@ static void make_vocab(Vocab *v) {
         abort();
 }
 
-static Matcher *new_matcher(const GkConstraint *c, const TokenTable *table) {
+static Matcher *new_matcher(GkConstraint *c, AutomatonCache *cache) {
     static const struct matcher_options options;
     Matcher *m;
 
-    if (matcher_new(&m, &c->network, table, &options) != 0)
+    if (matcher_new(&m, cache, c, &options) != 0)
         abort();
     return m;
 }
 
-static bool accepts(const GkConstraint *c, const TokenTable *table, const char *text, size_t n) {
-    Matcher *m = new_matcher(c, table);
+static bool accepts(GkConstraint *c, AutomatonCache *cache, const char *text, size_t n) {
+    Matcher *m = new_matcher(c, cache);
     bool is_good = (n == 0 || matcher_push(m, text, n)) && matcher_is_accepting(m);
 
     (void)matcher_free(m);
@@ -63,10 +63,9 @@ static int choose(const uint64_t *mask, uint64_t *random) {
 }
 
 /* NULL: it did not end within n_max bytes. */
-static json_t *generate(const GkConstraint *c, const TokenTable *table, size_t n_max,
-                        uint64_t *random) {
+static json_t *generate(GkConstraint *c, AutomatonCache *cache, size_t n_max, uint64_t *random) {
     CLEANUP(freep) char *text = malloc(n_max + 1);
-    Matcher *m = new_matcher(c, table);
+    Matcher *m = new_matcher(c, cache);
     bool has_ended = false;
     size_t n = 0;
 
@@ -88,7 +87,7 @@ static json_t *generate(const GkConstraint *c, const TokenTable *table, size_t n
     return has_ended && text ? json_stringn(text, n) : NULL;
 }
 
-static json_t *answer(const json_t *q, const GkConstraint *c, const TokenTable *table) {
+static json_t *answer(const json_t *q, GkConstraint *c, AutomatonCache *cache) {
     const json_t *texts = json_object_get(q, "texts");
     uint64_t random = (uint64_t)json_integer_value(json_object_get(q, "seed"));
     size_t n = (size_t)json_integer_value(json_object_get(q, "generate"));
@@ -98,11 +97,11 @@ static json_t *answer(const json_t *q, const GkConstraint *c, const TokenTable *
     for (size_t i = 0; i < json_array_size(texts); i++) {
         const json_t *text = json_array_get(texts, i);
 
-        json_array_append_new(accepted, json_boolean(accepts(c, table, json_string_value(text),
+        json_array_append_new(accepted, json_boolean(accepts(c, cache, json_string_value(text),
                                                              json_string_length(text))));
     }
     for (size_t i = 0; i < n; i++) {
-        json_t *text = generate(c, table, n_max, &random);
+        json_t *text = generate(c, cache, n_max, &random);
 
         if (text)
             json_array_append_new(generated, text);
@@ -110,7 +109,7 @@ static json_t *answer(const json_t *q, const GkConstraint *c, const TokenTable *
     return json_pack("{s:o, s:o}", "accepts", accepted, "generated", generated);
 }
 
-static json_t *serve(const json_t *q, const TokenTable *table) {
+static json_t *serve(const json_t *q, AutomatonCache *cache) {
     const char *kind = json_string_value(json_object_get(q, "kind"));
     const json_t *source = json_object_get(q, "source");
     GkConstraint *c = NULL;
@@ -123,8 +122,8 @@ static json_t *serve(const json_t *q, const TokenTable *table) {
                                                         : GK_CONSTRAINT_GRAMMAR,
                           json_string_value(source), json_string_length(source), &error) != 0)
         return json_pack("{s:s}", "error", error.text);
-    a = answer(q, c, table);
-    (void)gk_constraint_free(c);
+    a = answer(q, c, cache);
+    (void)gk_constraint_unref(c);
     return a;
 }
 
@@ -132,24 +131,23 @@ int main(void) {
     CLEANUP(freep) char *line = NULL;
     size_t capacity = 0;
     Vocab vocab = {.n = 0};
-    TokenTable table;
+    AutomatonCache cache;
 
     make_vocab(&vocab);
-    if (token_table_init(&table, &vocab, is_end, NULL) != 0)
-        return 1;
+    automaton_cache_init(&cache, &vocab, is_end, NULL);
     while (getline(&line, &capacity, stdin) > 0) {
         json_t *q = json_loads(line, JSON_ALLOW_NUL, NULL), *a;
 
         if (!q)
             return 1;
-        a = serve(q, &table);
+        a = serve(q, &cache);
         (void)json_dumpf(a, stdout, JSON_COMPACT);
         (void)putchar('\n');
         (void)fflush(stdout);
         json_decref(a);
         json_decref(q);
     }
-    token_table_deinit(&table);
+    automaton_cache_deinit(&cache);
     vocab_deinit(&vocab);
     return 0;
 }

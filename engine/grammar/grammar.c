@@ -48,7 +48,7 @@ static size_t valid_bytes(const char *text, size_t n) {
 
 int gk_constraint_new(GkConstraint **ret, enum gk_constraint_kind kind, const char *source,
                       size_t n, Error *reterr) {
-    CLEANUP(gk_constraint_freep) GkConstraint *c = NULL;
+    CLEANUP(gk_constraint_unrefp) GkConstraint *c = NULL;
     size_t n_valid;
     int r;
 
@@ -61,6 +61,7 @@ int gk_constraint_new(GkConstraint **ret, enum gk_constraint_kind kind, const ch
     c = alloc_new(GkConstraint);
     if (!c)
         return error_set(reterr, -ENOMEM, "out of memory");
+    atomic_init(&c->n_refs, 1);
     r = compile(&c->network, kind, source, n, reterr);
     if (r != 0)
         return r;
@@ -75,8 +76,13 @@ size_t gk_constraint_bytes(const GkConstraint *c) {
            w->n_rules * sizeof(*w->rules) + w->n_sets * sizeof(*w->sets);
 }
 
-GkConstraint *gk_constraint_free(GkConstraint *c) {
-    if (c) {
+GkConstraint *gk_constraint_ref(GkConstraint *c) {
+    (void)atomic_fetch_add(&c->n_refs, 1);
+    return c;
+}
+
+GkConstraint *gk_constraint_unref(GkConstraint *c) {
+    if (c && atomic_fetch_sub(&c->n_refs, 1) == 1) {
         network_deinit(&c->network);
         free(c);
     }

@@ -10,8 +10,11 @@
 #include "engine/engine.h"
 #include "engine/grammar/network.h"
 
-/* Owner: whoever asked for it. Thread: any, once made. */
+#include <stdatomic.h>
+
+/* Owner: all that hold a reference. Thread: any, once made. */
 struct GkConstraint {
+    atomic_size_t n_refs;
     Network network;
 };
 

@@ -1,31 +1,14 @@
 /*
- * Follows a network through text, and tells which tokens may come next.
+ * One sequence's way through its constraint: which tokens may come next, and whether the text may
+ * end. The automaton behind it is shared with other sequences, and matchers of one automaton may be
+ * asked by several threads at once; matchers are made and freed by one.
  *
- * A Matcher belongs to one sequence. Its masks depend on the text so far and on nothing else: what
- * it keeps (states, their transitions, masks) only saves time, and all of it is bounded.
+ * Answers depend on the text so far and on nothing else, but for this: of questions that are so
+ * much work that they are given up, more are answered where more is known already.
  */
 #pragma once
 
-#include "engine/grammar/network.h"
-#include "engine/text/vocab.h"
-
-#define MATCHER_BYTES_MAX      (8u << 20) /* of states and transitions */
-#define MATCHER_MASK_BYTES_MAX (1u << 20)
-#define MATCHER_WORK_MAX       (4u << 20) /* units (some ns each) for one mask */
-
-/* The vocabulary's side, made once for a model. Owner: GkEngine. Thread: any, once made. */
-typedef struct TokenTable {
-    const Vocab *vocab;
-    const uint32_t *tokens; /* (n) in the order of their surfaces: the vocabulary's own */
-    uint16_t *shared;       /* (n) bytes that a surface has in common with the one before it */
-    uint64_t *ends;         /* bit set (n_vocab): they end the text */
-    uint32_t n;
-    bool has_ends;
-} TokenTable;
-
-int token_table_init(TokenTable *t, const Vocab *vocab, bool (*is_end)(const void *, int32_t),
-                     const void *userdata);
-void token_table_deinit(TokenTable *t);
+#include "engine/grammar/automaton-cache.h"
 
 typedef struct Matcher Matcher;
 
@@ -35,8 +18,8 @@ struct matcher_options {
     size_t n_stop_tokens;
 };
 
-/* Both outlive the matcher, as do the stop tokens. */
-int matcher_new(Matcher **ret, const Network *network, const TokenTable *table,
+/* The cache and the stop tokens outlive the matcher. */
+int matcher_new(Matcher **ret, AutomatonCache *cache, struct GkConstraint *constraint,
                 const struct matcher_options *options);
 Matcher *matcher_free(Matcher *m);
 DEFINE_CLEANUP(Matcher *, matcher_free)

@@ -44,21 +44,21 @@ static bool is_end(const void *userdata, int32_t token) {
     return token == 256;
 }
 
-static const TokenTable *bytes_table(void) {
+static AutomatonCache *bytes_cache(void) {
     static Vocab vocab;
-    static TokenTable table;
+    static AutomatonCache cache;
     char piece[8];
 
-    if (table.vocab)
-        return &table;
+    if (cache.vocab)
+        return &cache;
     for (unsigned i = 0; i < 256; i++) {
         (void)snprintf(piece, sizeof(piece), "<0x%02X>", i);
         fuzz_check(vocab_add(&vocab, piece, 6, 0, PIECE_BYTE, NULL) == 0);
     }
     fuzz_check(vocab_add(&vocab, "</s>", 4, 0, PIECE_CONTROL, NULL) == 0);
     fuzz_check(vocab_finish(&vocab, "?", 1, NULL) == 0);
-    fuzz_check(token_table_init(&table, &vocab, is_end, NULL) == 0);
-    return &table;
+    automaton_cache_init(&cache, &vocab, is_end, NULL);
+    return &cache;
 }
 
 static bool has_bit(const uint64_t *mask, unsigned i) {
@@ -73,11 +73,11 @@ static unsigned choose(const uint64_t *mask, unsigned random) {
     return 256;
 }
 
-static void follow(const GkConstraint *c, const uint8_t *bytes, size_t n) {
+static void follow(GkConstraint *c, const uint8_t *bytes, size_t n) {
     static const struct matcher_options options;
     Matcher *m;
 
-    fuzz_check(matcher_new(&m, &c->network, bytes_table(), &options) == 0);
+    fuzz_check(matcher_new(&m, bytes_cache(), c, &options) == 0);
     for (unsigned i = 0; i < STEPS_MAX; i++) {
         const uint64_t *mask = matcher_mask(m);
         unsigned next = choose(mask, bytes[i % n] + 7 * i);
@@ -110,7 +110,7 @@ int fuzz_one(const uint8_t *bytes, size_t n) {
     fuzz_check(r == 0 || (r == GK_E_INVALID && error.text[0] != '\0'));
     if (r == 0) {
         follow(c, bytes, n);
-        (void)gk_constraint_free(c);
+        (void)gk_constraint_unref(c);
     }
     return 0;
 }

@@ -12,6 +12,7 @@
 #include "tests/util/tiny-model.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,7 +36,7 @@ static bool is_refused(enum gk_constraint_kind kind, const char *source, const c
 
     if (r != GK_E_INVALID || !strstr(error.text, word))
         (void)printf("# %d, not '%s': %s\n", r, word, error.text);
-    (void)gk_constraint_free(c);
+    (void)gk_constraint_unref(c);
     return r == GK_E_INVALID && strstr(error.text, word);
 }
 
@@ -128,7 +129,7 @@ static struct run run_one(GkEngine *e, const struct gk_params *p) {
     return run;
 }
 
-static struct gk_params params_with(const GkConstraint *c, uint64_t seed) {
+static struct gk_params params_with(GkConstraint *c, uint64_t seed) {
     struct gk_params p = gk_params_default();
 
     p.n_tokens_max = N_TOKENS_MAX;
@@ -139,12 +140,12 @@ static struct gk_params params_with(const GkConstraint *c, uint64_t seed) {
 }
 
 /* As a whole, by a matcher of its own. */
-static bool satisfies(const GkEngine *e, const GkConstraint *c, const char *text, size_t n) {
+static bool satisfies(GkEngine *e, GkConstraint *c, const char *text, size_t n) {
     static const struct matcher_options options;
     Matcher *m;
     bool is_good;
 
-    assert(matcher_new(&m, &c->network, &e->token_table, &options) == 0);
+    assert(matcher_new(&m, &e->automata, c, &options) == 0);
     is_good = matcher_push(m, text, n) && matcher_is_accepting(m);
     (void)matcher_free(m);
     return is_good;
@@ -192,21 +193,21 @@ static void test_texts_satisfy(void) {
             if (run.finish == GK_FINISH_STOP)
                 assert(satisfies(e, c, run.text, run.n_text));
         }
-        (void)gk_constraint_free(c);
+        (void)gk_constraint_unref(c);
     }
     assert(n_ended > 6 * ARRAY_SIZE(constraints));
     close_engine(e);
 }
 
 /* Every token's bytes pushed one by one are the definition. */
-static void check_mask(const GkEngine *e, const GkConstraint *c, const char *text) {
+static void check_mask(GkEngine *e, GkConstraint *c, const char *text) {
     static const struct matcher_options options;
     const struct gk_model_info *info = gk_engine_info(e);
     Matcher *m, *other;
     const uint64_t *mask;
     size_t n;
 
-    assert(matcher_new(&m, &c->network, &e->token_table, &options) == 0);
+    assert(matcher_new(&m, &e->automata, c, &options) == 0);
     assert(text[0] == '\0' || matcher_push(m, text, strlen(text)));
     mask = matcher_mask(m);
     assert(mask);
@@ -214,7 +215,7 @@ static void check_mask(const GkEngine *e, const GkConstraint *c, const char *tex
         const char *piece = gk_token_text(e, i, &n);
         bool is_good;
 
-        assert(matcher_new(&other, &c->network, &e->token_table, &options) == 0);
+        assert(matcher_new(&other, &e->automata, c, &options) == 0);
         assert(text[0] == '\0' || matcher_push(other, text, strlen(text)));
         is_good = i == info->token_eos ? matcher_is_accepting(other)
                   : i <= 2             ? false /* <unk>, <s> */
@@ -242,7 +243,7 @@ static void test_masks_are_exact(void) {
 
         for (size_t k = 0; k < ARRAY_SIZE(texts[i]); k++)
             check_mask(e, c, texts[i][k]);
-        (void)gk_constraint_free(c);
+        (void)gk_constraint_unref(c);
     }
     close_engine(e);
 }
@@ -268,7 +269,7 @@ static void test_company_changes_nothing(void) {
         assert(alone[i].n == together[i].n && alone[i].finish == together[i].finish);
         assert(memcmp(alone[i].tokens, together[i].tokens, alone[i].n * sizeof(int32_t)) == 0);
         assert(alone[i].logprobs == together[i].logprobs && isfinite(alone[i].logprobs));
-        (void)gk_constraint_free(c[i]);
+        (void)gk_constraint_unref(c[i]);
     }
     close_engine(e);
 }
@@ -296,7 +297,7 @@ static void test_endings(void) {
     p.ignore_eos = true;
     run = run_one(e, &p);
     assert(run.finish == GK_FINISH_STUCK && run.n == 0);
-    (void)gk_constraint_free(c);
+    (void)gk_constraint_unref(c);
     /* A stop token ends where the text may end, and only there: 'd' is text until then. */
     c = compile(GK_CONSTRAINT_REGEX, "a{30}");
     p = params_with(c, 3);
@@ -314,8 +315,8 @@ static void test_endings(void) {
     }
     run = run_one(e, &p);
     assert(run.finish == GK_FINISH_STOP || run.n > 0); /* a bias is a wish, the constraint is not */
-    (void)gk_constraint_free(c);
-    (void)gk_constraint_free(fixed);
+    (void)gk_constraint_unref(c);
+    (void)gk_constraint_unref(fixed);
     close_engine(e);
 }
 
@@ -334,8 +335,8 @@ static void test_banned_strings_and_constraint(void) {
     p.constraint = only;
     run = run_one(e, &p);
     assert(run.finish == GK_FINISH_STUCK && run.n == 0 && run.n_text == 0);
-    (void)gk_constraint_free(c);
-    (void)gk_constraint_free(only);
+    (void)gk_constraint_unref(c);
+    (void)gk_constraint_unref(only);
     close_engine(e);
 }
 
@@ -390,12 +391,12 @@ static void test_depth_has_an_end(void) {
     Matcher *m;
     size_t n = 0;
 
-    assert(matcher_new(&m, &c->network, &e->token_table, &options) == 0);
+    assert(matcher_new(&m, &e->automata, c, &options) == 0);
     while (n < 1000 && matcher_push(m, "(", 1))
         n++;
     assert(n >= 200 && n < 260);
     (void)matcher_free(m);
-    assert(matcher_new(&m, &c->network, &e->token_table, &options) == 0);
+    assert(matcher_new(&m, &e->automata, c, &options) == 0);
     for (size_t i = 0; i < n; i++)
         assert(matcher_push(m, "(", 1));
     assert(matcher_mask(m) && matcher_push(m, "x", 1));
@@ -403,7 +404,7 @@ static void test_depth_has_an_end(void) {
         assert(!matcher_is_accepting(m) && matcher_push(m, ")", 1));
     assert(matcher_is_complete(m));
     (void)matcher_free(m);
-    (void)gk_constraint_free(c);
+    (void)gk_constraint_unref(c);
     close_engine(e);
 }
 
@@ -424,7 +425,7 @@ static void test_long_chains_are_not_deep(void) {
     (void)fputs("]}", f);
     assert(fclose(f) == 0);
     c = compile(GK_CONSTRAINT_JSON_SCHEMA, source);
-    (void)gk_constraint_free(c);
+    (void)gk_constraint_unref(c);
     free(source);
 }
 
@@ -444,14 +445,212 @@ static void test_ambiguity_is_bounded(void) {
         size_t n = 0;
         Matcher *m;
 
-        assert(matcher_new(&m, &c->network, &e->token_table, &options) == 0);
+        assert(matcher_new(&m, &e->automata, c, &options) == 0);
         while (n < 60 && matcher_mask(m) && matcher_push(m, "a", 1))
             n++;
         (void)printf("# %zu bytes of '%s'\n", n, sources[i]);
         assert(n > 5);
         (void)matcher_free(m);
-        (void)gk_constraint_free(c);
+        (void)gk_constraint_unref(c);
     }
+    close_engine(e);
+}
+
+/* ---- what sequences share ---- */
+
+#define STEPS 60
+
+/* Random texts that the constraint allows, and a hash of all masks on the way. */
+static uint64_t walk(AutomatonCache *cache, GkConstraint *c, uint64_t seed) {
+    static const struct matcher_options options;
+    uint64_t hash = seed;
+    Matcher *m;
+
+    assert(matcher_new(&m, cache, c, &options) == 0);
+    for (size_t i = 0; i < STEPS && !matcher_is_complete(m); i++) {
+        const uint64_t *mask = matcher_mask(m);
+        uint32_t token = (uint32_t)(hash >> 33) % cache->vocab->n;
+
+        assert(mask);
+        for (size_t k = 0; k < cache->table.n_words; k++)
+            hash = (hash ^ mask[k]) * 0x9e3779b97f4a7c15u ^ hash >> 31;
+        for (uint32_t k = 0; (mask[token / 64] >> (token % 64) & 1) == 0 ||
+                             cache->vocab->pieces[token].n_surface == 0;
+             k++, token = (token + 1) % cache->vocab->n)
+            assert(k < cache->vocab->n);
+        assert(matcher_push(m, vocab_surface(cache->vocab, token),
+                            cache->vocab->pieces[token].n_surface));
+    }
+    (void)matcher_free(m);
+    return hash;
+}
+
+/* By itself, with nothing known. */
+static uint64_t walk_alone(const AutomatonCache *like, GkConstraint *c, uint64_t seed) {
+    AutomatonCache cache;
+    uint64_t hash;
+
+    automaton_cache_init(&cache, like->vocab, like->is_end, like->userdata);
+    hash = walk(&cache, c, seed);
+    automaton_cache_deinit(&cache);
+    return hash;
+}
+
+static void test_automata_are_kept(void) {
+    GkEngine *e = open_engine();
+    GkConstraint *c = compile(GK_CONSTRAINT_GRAMMAR, constraints[4].source);
+    Automaton *a, *again;
+    uint32_t n_stacks;
+
+    (void)walk(&e->automata, c, 1);
+    assert(automaton_cache_get(&e->automata, c, &a) == 0);
+    n_stacks = a->n_stacks;
+    assert(a->n_masks > 1 && atomic_load(&e->automata.budget.n) == a->n_masks);
+    (void)walk(&e->automata, c, 1);
+    assert(a->n_stacks == n_stacks); /* all was known */
+    automaton_cache_put(&e->automata, a);
+    /* It outlives the request's constraint, until others are used more. */
+    for (size_t i = 0; i < AUTOMATA_IDLE_MAX; i++) {
+        GkConstraint *other = compile(GK_CONSTRAINT_REGEX, "[a-h]*");
+
+        assert(automaton_cache_get(&e->automata, c, &again) == 0 && again == a);
+        if (i > 0)
+            automaton_cache_put(&e->automata, again);
+        (void)walk(&e->automata, other, 1);
+        (void)gk_constraint_unref(other);
+        if (i == 0)
+            automaton_cache_put(&e->automata, again);
+    }
+    for (size_t i = 0; i < AUTOMATA_IDLE_MAX; i++) {
+        GkConstraint *other = compile(GK_CONSTRAINT_REGEX, "[a-h]*");
+
+        (void)walk(&e->automata, other, 1);
+        (void)gk_constraint_unref(other);
+    }
+    assert(automaton_cache_get(&e->automata, c, &again) == 0 && again->n_stacks < n_stacks);
+    automaton_cache_put(&e->automata, again);
+    (void)gk_constraint_unref(c);
+    close_engine(e);
+}
+
+struct walker {
+    pthread_t thread;
+    Matcher *m;
+    AutomatonCache *cache;
+    uint64_t masks[STEPS]; /* hashes */
+};
+
+/* The same text for all, so that they ask the same at the same time. */
+static void *walk_in_thread(void *userdata) {
+    struct walker *w = userdata;
+    uint64_t random = 1;
+
+    for (size_t i = 0; i < STEPS && !matcher_is_complete(w->m); i++) {
+        const uint64_t *mask = matcher_mask(w->m);
+        uint32_t n = w->cache->vocab->n, token = (uint32_t)(random >> 33) % n;
+
+        assert(mask);
+        for (size_t k = 0; k < w->cache->table.n_words; k++)
+            w->masks[i] = (w->masks[i] ^ mask[k]) * 0x9e3779b97f4a7c15u;
+        while ((mask[token / 64] >> (token % 64) & 1) == 0 ||
+               w->cache->vocab->pieces[token].n_surface == 0)
+            token = (token + 1) % n;
+        random = random * 6364136223846793005u + w->masks[i];
+        assert(matcher_push(w->m, vocab_surface(w->cache->vocab, token),
+                            w->cache->vocab->pieces[token].n_surface));
+    }
+    return NULL;
+}
+
+static void test_threads_share(void) {
+    static const struct matcher_options options;
+    GkEngine *e = open_engine();
+
+    for (size_t i = 3; i < ARRAY_SIZE(constraints); i++) {
+        GkConstraint *c = compile(constraints[i].kind, constraints[i].source);
+        struct walker walkers[6] = {{.cache = &e->automata}};
+
+        for (size_t k = 0; k < ARRAY_SIZE(walkers); k++) {
+            walkers[k].cache = &e->automata;
+            assert(matcher_new(&walkers[k].m, &e->automata, c, &options) == 0);
+        }
+        for (size_t k = 0; k < ARRAY_SIZE(walkers); k++)
+            assert(pthread_create(&walkers[k].thread, NULL, walk_in_thread, &walkers[k]) == 0);
+        for (size_t k = 0; k < ARRAY_SIZE(walkers); k++) {
+            assert(pthread_join(walkers[k].thread, NULL) == 0);
+            assert(memcmp(walkers[k].masks, walkers[0].masks, sizeof(walkers[0].masks)) == 0);
+            (void)matcher_free(walkers[k].m);
+        }
+        (void)gk_constraint_unref(c);
+    }
+    close_engine(e);
+}
+
+/* More states than are kept: forgetting them moves all sequences, and changes no answer. */
+static void test_forgetting_changes_nothing(void) {
+    static const struct matcher_options options;
+    GkConstraint *c = compile(GK_CONSTRAINT_REGEX, "[a-h ]*[a-d][a-h ]{15}");
+    GkEngine *e = open_engine();
+    Matcher *other[3], *m;
+    AutomatonCache cache;
+    Automaton *a;
+    bool has_forgotten = false;
+    uint32_t n_before = 0;
+
+    assert(automaton_cache_get(&e->automata, c, &a) == 0);
+    for (size_t i = 0; i < ARRAY_SIZE(other); i++) {
+        assert(matcher_new(&other[i], &e->automata, c, &options) == 0);
+        assert(matcher_push(other[i], "abcd efgh ", 4 + i));
+    }
+    for (uint64_t seed = 0; seed < 140; seed++) {
+        assert(walk(&e->automata, c, seed) == walk_alone(&e->automata, c, seed));
+        assert(automaton_bytes(a) < (8u << 20));
+        has_forgotten |= a->n_stacks < n_before;
+        n_before = a->n_stacks;
+    }
+    assert(has_forgotten);
+    automaton_cache_init(&cache, e->automata.vocab, e->automata.is_end, e->automata.userdata);
+    for (size_t i = 0; i < ARRAY_SIZE(other); i++) {
+        assert(matcher_new(&m, &cache, c, &options) == 0 && matcher_push(m, "abcd efgh ", 4 + i));
+        assert(memcmp(matcher_mask(m), matcher_mask(other[i]), cache.table.n_words * 8) == 0);
+        (void)matcher_free(other[i]);
+        (void)matcher_free(m);
+    }
+    automaton_cache_deinit(&cache);
+    automaton_cache_put(&e->automata, a);
+    (void)gk_constraint_unref(c);
+    close_engine(e);
+}
+
+/* Where memory runs out a question has no answer, and the next one may have. */
+static void test_matching_without_memory(void) {
+    static const struct matcher_options options;
+    GkEngine *e = open_engine();
+    size_t n_failed = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(constraints); i++) {
+        GkConstraint *c = compile(constraints[i].kind, constraints[i].source);
+        bool has_failed = true;
+
+        for (size_t n = 1; has_failed; n++) {
+            AutomatonCache cache;
+            Matcher *m = NULL;
+
+            automaton_cache_init(&cache, e->automata.vocab, e->automata.is_end,
+                                 e->automata.userdata);
+            alloc_fail_after(n);
+            has_failed = matcher_new(&m, &cache, c, &options) != 0 || !matcher_mask(m) ||
+                         !matcher_push(m, "\xe2\x82\xac", 0) || !matcher_mask(m);
+            has_failed |= m && !matcher_push(m, i < 2 ? "a" : i == 2 ? "\xe2" : &"(a{["[i - 3], 1);
+            n_failed += has_failed;
+            alloc_fail_after(0);
+            (void)matcher_free(m);
+            assert(walk(&cache, c, 5) == walk_alone(&cache, c, 5));
+            automaton_cache_deinit(&cache);
+        }
+        (void)gk_constraint_unref(c);
+    }
+    assert(n_failed > 50);
     close_engine(e);
 }
 
@@ -467,7 +666,7 @@ static void test_allocation_failures(void) {
                                   strlen(constraints[i].source), NULL);
             alloc_fail_after(0);
             assert(r == 0 || r == -ENOMEM);
-            (void)gk_constraint_free(c);
+            (void)gk_constraint_unref(c);
         }
     }
 }
@@ -483,6 +682,10 @@ int main(int argc, char **argv) {
         TEST(depth_has_an_end),
         TEST(long_chains_are_not_deep),
         {"ambiguity_is_bounded", test_ambiguity_is_bounded, 60},
+        TEST(automata_are_kept),
+        TEST(threads_share),
+        {"forgetting_changes_nothing", test_forgetting_changes_nothing, 60},
+        {"matching_without_memory", test_matching_without_memory, 60},
         {"allocation_failures", test_allocation_failures, 60},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
