@@ -392,6 +392,7 @@ static void init_fields(Daemon *d, const Config *config) {
     for (size_t i = 0; i < DAEMON_CALL_BUCKETS; i++)
         list_init(&d->calls[i]);
     list_init(&d->models.all);
+    constraints_init(&d->constraints);
     d->scratch = BUF_INIT(CODEC_MESSAGE_BYTES_MAX);
     quota_init(&d->quota, config->window_us);
     d->n_connections_max = connections_max(config);
@@ -460,6 +461,7 @@ void daemon_deinit(Daemon *d) {
     close_loop(d); /* waits for the background, too */
     worker_deinit(&d->worker);
     models_deinit(&d->models);
+    constraints_deinit(&d->constraints);
     buf_deinit(&d->scratch);
     quota_deinit(&d->quota);
     log_info("ended");

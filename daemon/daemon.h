@@ -4,6 +4,7 @@
 #include "base/buf.h"
 #include "daemon/access.h"
 #include "daemon/config.h"
+#include "daemon/constraints.h"
 #include "daemon/listener.h"
 #include "daemon/models.h"
 #include "daemon/quota.h"
@@ -31,6 +32,7 @@ typedef struct Daemon {
     Access access;
     struct access_peer peer; /* of the connection that is being taken */
     Models models;
+    Constraints constraints;
     Worker worker;
     Listener listener;
     ListNode connections;

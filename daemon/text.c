@@ -64,8 +64,10 @@ bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t
 bool text_work_set_constraint(Call *call, TextWork *w, enum gk_constraint_kind kind,
                               const char *source) {
     w->constraint_kind = kind;
-    w->constraint_source = alloc_string(source);
-    return w->constraint_source || fail_memory(call, w);
+    w->constraint = constraints_find(&w->daemon->constraints, kind, source, strlen(source));
+    if (!w->constraint)
+        w->constraint_source = alloc_string(source);
+    return w->constraint || w->constraint_source || fail_memory(call, w);
 }
 
 static void run_in_background(uv_work_t *work) {
@@ -92,6 +94,10 @@ static void on_finished(uv_work_t *work, int status) {
     Call *call = call_find(w->daemon, w->id);
 
     (void)status;
+    if (w->constraint_source && w->constraint)
+        w->constraint =
+            constraints_add(&w->daemon->constraints, w->constraint_kind, w->constraint_source,
+                            strlen(w->constraint_source), w->constraint);
     if (call)
         w->on_done(call, w);
     (void)text_work_free(w);

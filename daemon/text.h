@@ -14,7 +14,7 @@ typedef struct TextWork {
     Model *model; /* in use */
     uint64_t id;  /* the call's */
     Job *job;     /* what the tokens are for, or NULL; freed with the work unless taken */
-    char *constraint_source; /* NULL: none */
+    char *constraint_source; /* to compile; NULL: there is none, or it has been before */
     enum gk_constraint_kind constraint_kind;
     GkConstraint *constraint; /* result */
     enum text_kind kind;

@@ -1,0 +1,96 @@
+/* See constraints.h. */
+#include "daemon/constraints.h"
+
+#include "base/alloc.h"
+
+#include <string.h>
+
+/* Owner: Constraints. */
+struct kept {
+    ListNode node;
+    GkConstraint *constraint;
+    enum gk_constraint_kind kind;
+    uint64_t hash;
+    char *source; // (n)
+    size_t n;
+};
+
+static uint64_t hash_of(const char *source, size_t n) {
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ (uint8_t)source[i]) * 1099511628211u;
+    return hash;
+}
+
+static size_t bytes_of(const struct kept *k) {
+    return sizeof(*k) + k->n + gk_constraint_bytes(k->constraint);
+}
+
+void constraints_init(Constraints *c) {
+    *c = (Constraints){.n = 0};
+    list_init(&c->all);
+}
+
+static void drop(Constraints *c, struct kept *k) {
+    c->n--;
+    c->n_bytes -= bytes_of(k);
+    list_unlink(&k->node);
+    (void)gk_constraint_unref(k->constraint);
+    free(k->source);
+    free(k);
+}
+
+void constraints_deinit(Constraints *c) {
+    list_for_each_safe (node, &c->all)
+        drop(c, container_of(node, struct kept, node));
+    assert(c->n == 0 && c->n_bytes == 0);
+}
+
+GkConstraint *constraints_find(Constraints *c, enum gk_constraint_kind kind, const char *source,
+                               size_t n) {
+    uint64_t hash = hash_of(source, n);
+
+    list_for_each (node, &c->all) {
+        struct kept *k = container_of(node, struct kept, node);
+
+        if (k->hash != hash || k->kind != kind || k->n != n || memcmp(k->source, source, n) != 0)
+            continue;
+        list_unlink(node);
+        list_push_front(&c->all, node);
+        return gk_constraint_ref(k->constraint);
+    }
+    return NULL;
+}
+
+static void make_room(Constraints *c, size_t n_bytes) {
+    while (c->n > 0 && (c->n == CONSTRAINTS_MAX || c->n_bytes + n_bytes > CONSTRAINTS_BYTES_MAX))
+        drop(c, container_of(c->all.prev, struct kept, node));
+}
+
+GkConstraint *constraints_add(Constraints *c, enum gk_constraint_kind kind, const char *source,
+                              size_t n, GkConstraint *constraint) {
+    GkConstraint *found = constraints_find(c, kind, source, n);
+    struct kept *k;
+
+    if (found) {
+        (void)gk_constraint_unref(constraint);
+        return found;
+    }
+    k = alloc_new(struct kept);
+    if (!k || !(k->source = alloc_string_n(source, n))) {
+        free(k);
+        return constraint; /* it is not kept, that is all */
+    }
+    k->constraint = gk_constraint_ref(constraint);
+    k->kind = kind;
+    k->hash = hash_of(source, n);
+    k->n = n;
+    make_room(c, bytes_of(k));
+    list_push_front(&c->all, &k->node);
+    c->n++;
+    c->n_bytes += bytes_of(k);
+    if (c->n_bytes > CONSTRAINTS_BYTES_MAX)
+        drop(c, k); /* it alone is too large */
+    return constraint;
+}

@@ -1,0 +1,30 @@
+/*
+ * Constraints that requests came with of late, compiled: the next request with the same text has it
+ * at once, and with it what engines have learnt of it.
+ *
+ * Shared by all users: a constraint holds nothing but its own text, and what can be told by the
+ * clock is that somebody has used the very same one.
+ */
+#pragma once
+
+#include "base/list.h"
+#include "engine/engine.h"
+
+#define CONSTRAINTS_MAX       64
+#define CONSTRAINTS_BYTES_MAX (16u << 20)
+
+/* Owner: Daemon. Thread: loop. */
+typedef struct Constraints {
+    ListNode all; /* those used last are first */
+    size_t n, n_bytes;
+} Constraints;
+
+void constraints_init(Constraints *c);
+void constraints_deinit(Constraints *c);
+/* A reference; NULL: it is not there. */
+GkConstraint *constraints_find(Constraints *c, enum gk_constraint_kind kind, const char *source,
+                               size_t n);
+/* Keeps what has been compiled. Takes the reference, and returns one to the constraint to use: that
+ * of another request where it came first. */
+GkConstraint *constraints_add(Constraints *c, enum gk_constraint_kind kind, const char *source,
+                              size_t n, GkConstraint *constraint);
