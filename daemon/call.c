@@ -468,6 +468,24 @@ void call_count(Call *call, const Letter *letter) {
                 daemon_now_us(call->daemon));
 }
 
+void call_count_cached(Call *call, size_t n) {
+    Job *job = call->job;
+
+    if (!job || !job->account)
+        return;
+    n = MIN(n, job->n_charged_tokens - job->n_spent_tokens);
+    job->n_spent_prompt = n;
+    job->n_spent_tokens += n;
+    quota_spare(job->account, n);
+}
+
+bool call_advance(Call *call, size_t n_prompt_done) {
+    if (n_prompt_done <= call->n_prompt_done)
+        return false;
+    call->n_prompt_done = n_prompt_done;
+    return true;
+}
+
 /* ---- the beginning ---- */
 
 static int new_call(Conn *c, const struct codec_request *request, Call **ret, Error *reterr) {

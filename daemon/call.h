@@ -111,3 +111,8 @@ bool call_charge_job(Call *call, Job *job);
 void call_release_job(Job *job);
 /* Notes what the worker has computed for the call. */
 void call_count(Call *call, const Letter *letter);
+/* So much of the prompt needs no computing. */
+void call_count_cached(Call *call, size_t n);
+/* Notes how far the prompt is: a sequence that was suspended begins again, its prompt does not.
+ * Returns false where that is nothing new. */
+bool call_advance(Call *call, size_t n_prompt_done);

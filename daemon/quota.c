@@ -386,6 +386,11 @@ void quota_spend(const Quota *q, Account *a, uint64_t n_prompt, uint64_t n_gener
     a->user->n_spent += n;
 }
 
+void quota_spare(Account *a, uint64_t n) {
+    a->n_spent += n;
+    a->user->n_spent += n;
+}
+
 void quota_settle(Account *a, uint64_t n_spent) {
     assert(a->n_spent >= n_spent && a->user->n_spent >= n_spent);
     a->n_spent -= n_spent;

@@ -51,7 +51,7 @@ typedef struct User {
     uid_t uid;
     uint64_t max[_QUOTA_N];
     uint64_t used[_QUOTA_SLOTS];
-    uint64_t n_spent; /* tokens in flight that the window has already */
+    uint64_t n_spent; /* tokens in flight that the window has already, or won't have */
     struct quota_window window;
     ListNode accounts;
     size_t n_accounts;
@@ -100,7 +100,9 @@ int quota_check_window(const Quota *q, Account *a, uint64_t n, uint64_t now_us, 
 /* Tokens were computed, of those charged as in flight. */
 void quota_spend(const Quota *q, Account *a, uint64_t n_prompt, uint64_t n_generated,
                  uint64_t now_us);
-/* Of those in flight that are given back now, so many were spent. */
+/* Of those in flight, so many need no computing: the window has room for others. */
+void quota_spare(Account *a, uint64_t n);
+/* Of those in flight that are given back now, so many were spent or spared. */
 void quota_settle(Account *a, uint64_t n_spent);
 /* Forgets accounts that have nothing any more. */
 void quota_sweep(Quota *q, uint64_t now_us);

@@ -70,7 +70,7 @@ static void compute_next(Call *call) {
 void embed_on_letter(Call *call, const Letter *letter) {
     Embed *e = call->embed;
 
-    call->n_prompt_done = letter->n_prompt_done;
+    (void)call_advance(call, letter->n_prompt_done);
     if (letter->type != LETTER_EMBEDDING)
         return;
     assert(letter->n_scores == e->n_embd && e->i < e->n);

@@ -168,7 +168,8 @@ void generate_on_letter(Call *call, const Letter *letter) {
         add_token(call, letter);
         return;
     }
-    call->n_prompt_done = letter->n_prompt_done;
+    if (!call_advance(call, letter->n_prompt_done))
+        return;
     call->output.has_prefill = true;
     call->output.n_prefill_done = (uint32_t)letter->n_prompt_done;
     call_mark_dirty(call);
@@ -186,7 +187,7 @@ void generate_on_ended(Call *call, const Job *job) {
 void score_on_letter(Call *call, const Letter *letter) {
     struct call_scores *s = &call->scores;
 
-    call->n_prompt_done = letter->n_prompt_done;
+    (void)call_advance(call, letter->n_prompt_done);
     for (size_t i = 0; i < letter->n_scores; i++) {
         struct gk_logprob *entry = &s->entries[(letter->score_begin + i) * (s->n_top + 1)];
 

@@ -182,6 +182,7 @@ void service_letter(Call *call, const Letter *letter) {
         call->output.has_prefill = true;
         call->output.n_prefill_done = (uint32_t)letter->n_cached;
         call->n_prompt_done = call->n_cached = letter->n_cached;
+        call_count_cached(call, letter->n_cached);
         call_mark_dirty(call);
         return;
     case LETTER_ENDED:

@@ -215,6 +215,27 @@ static void test_window_counts_what_is_in_flight(void) {
     quota_deinit(&q);
 }
 
+/* Of a prompt that was in the cache. */
+static void test_window_has_what_is_computed(void) {
+    static const uint64_t limits[_QUOTA_N] = {[QUOTA_WINDOW] = 100};
+    Account *a;
+
+    begin();
+    a = connect_user(7, limits);
+    assert(quota_charge(a, QUOTA_TOKENS, 80, &error) == 0);
+    quota_spare(a, 60);
+    assert(quota_window_tokens(&q, a, 5) == 0);
+    assert(quota_check_window(&q, a, 80, 5, &error) == 0);
+    assert(quota_check_window(&q, a, 81, 5, &error) == QUOTA_E_EXCEEDED);
+    quota_spend(&q, a, 15, 5, 6);
+    quota_settle(a, 80);
+    quota_release(a, QUOTA_TOKENS, 80);
+    assert(quota_window_tokens(&q, a, 6) == 20);
+    assert(quota_check_window(&q, a, 80, 6, &error) == 0);
+    quota_release(a, QUOTA_CONNECTIONS, 1);
+    quota_deinit(&q);
+}
+
 static void test_largest_limits_count(void) {
     static const uint64_t small[_QUOTA_N] = {[QUOTA_CONTEXT] = 10, [QUOTA_REQUESTS] = 9};
     static const uint64_t large[_QUOTA_N] = {[QUOTA_CONTEXT] = 20, [QUOTA_REQUESTS] = 8};
@@ -242,6 +263,7 @@ int main(int argc, char **argv) {
         TEST(actors_are_bounded),
         TEST(window_slides),
         TEST(window_counts_what_is_in_flight),
+        TEST(window_has_what_is_computed),
         TEST(largest_limits_count),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
