@@ -63,13 +63,13 @@ pkg_cflags = $(shell pkg-config --cflags $1 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $1 2>/dev/null)
 
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DGROKD_VERSION='"$(VERSION)"' \
-            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd jansson libedit)
+            $(call pkg_cflags,openblas libprotobuf-c libuv libsystemd jansson libxxhash libedit)
 STRICT   := -std=gnu17 -fno-common -fvisibility=hidden -fno-math-errno -ffp-contract=off \
             $(WARNINGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,$(HARDEN))
 LDFLAGS  += -Wl,-z,relro,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 LDLIBS   += -lpthread -lm
 
-engine_LIBS := $(call pkg_libs,openblas jansson)
+engine_LIBS := $(call pkg_libs,openblas jansson libxxhash)
 proto_LIBS  := $(call pkg_libs,libprotobuf-c)
 ctl_LIBS    := $(call pkg_libs,jansson libedit ncursesw) $(proto_LIBS)
 daemon_LIBS := $(call pkg_libs,libuv libsystemd) $(engine_LIBS) $(proto_LIBS)

@@ -239,16 +239,12 @@ static void start_waiting(Worker *w, Lane *lane) {
 
 /* What could never run is refused before it waits. Returns false where the job has ended. */
 static bool check(Worker *w, Job *job) {
-    int r = take_sequence(job);
+    int r = gk_seq_check(job->engine, job->tokens, job->n_tokens, &job->params, &job->error);
 
     job->is_checked = true;
-    job->seq = gk_seq_free(job->seq);
-    if (r != 0 && r != GK_E_BUSY) {
+    if (r != 0)
         end_job(w, job, GK_FINISH_NONE, code_of(r));
-        return false;
-    }
-    job->error = (Error)ERROR_INIT;
-    return true;
+    return r == 0;
 }
 
 /* That it waits is worth knowing; where there is no memory to say so, it waits all the same. */

@@ -205,6 +205,7 @@ static void fill_rows(GkEngine *e, const struct gk_plan_row *plan, struct forwar
 
     assert(seq->engine == e && plan->n_rows > 0 && plan->n_rows <= gk_seq_n_pending(seq));
     assert(plan->n_rows <= e->info.n_rows_max - f->n_rows);
+    seq_take_pages(seq, seq->n_done + plan->n_rows);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         size_t position = seq->n_done + i;
 

@@ -223,7 +223,7 @@ struct gk_string {
  * constraint it takes a reference. */
 struct gk_params {
     enum gk_mode mode;
-    uint32_t n_tokens_max;    /* tokens to sample; 0: until the context ends */
+    uint32_t n_tokens_max;    /* tokens to sample; 0: until the context or the KV memory ends */
     float temperature;        /* 0: greedy */
     uint32_t top_k;           /* 0: off */
     float top_p;              /* 1: off */
@@ -256,9 +256,14 @@ struct gk_params {
 };
 struct gk_params gk_params_default(void);
 
-/* Checks the parameters, copies them and the tokens, and reserves the KV pages of the worst case,
- * so that a sequence once made never fails for want of memory. Returns GK_E_INVALID, GK_E_TOO_LONG,
- * GK_E_BUSY, GK_E_DATA_LOSS. */
+/* What gk_seq_new() would refuse however much is free; takes nothing. Returns GK_E_INVALID,
+ * GK_E_TOO_LONG, GK_E_DATA_LOSS. */
+int gk_seq_check(const GkEngine *e, const int32_t *tokens, size_t n_tokens,
+                 const struct gk_params *params, Error *reterr);
+/* Checks the parameters, copies them and the tokens, and reserves the KV pages of the worst case
+ * (n_tokens and n_tokens_max), so that a sequence once made never fails for want of memory. Pages
+ * are taken, and what is cached in them is dropped, only when the sequence comes to them. Returns
+ * GK_E_INVALID, GK_E_TOO_LONG, GK_E_BUSY, GK_E_DATA_LOSS. */
 int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
                const struct gk_params *params, Error *reterr);
 /* Gives its pages back; any time between steps. */
@@ -336,7 +341,8 @@ int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_resul
  */
 uint64_t gk_engine_heartbeat(const GkEngine *e);
 #define GK_KV_PAGE_POSITIONS 64
-/* Pages of so many positions: those that can be had, and all there are. Worker thread. */
+/* Pages of so many positions: those that nobody has or has reserved, and all there are. Worker
+ * thread. */
 void gk_engine_kv_pages(const GkEngine *e, uint64_t *ret_free, uint64_t *ret_total);
 
 /* For tests and measuring: sees what the pass computes. Called on the worker thread inside

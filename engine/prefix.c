@@ -5,18 +5,24 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/random.h>
+#include <xxhash.h>
 
 #define PAGE KV_PAGE_POSITIONS
 #define NONE KV_NO_PAGE
 
-/* A page that fits in part is looked for among so many children, the youngest first. */
+/* A page that fits in part is looked for among so many of its owner's, the youngest first. */
 #define SIBLINGS_MAX 64
+
+_Static_assert(PREFIX_SECRET_BYTES >= XXH3_SECRET_SIZE_MIN, "as XXH3 asks");
 
 struct prefix_node {
     uint64_t owner;
-    uint64_t hash;     /* of parent and tokens */
+    uint64_t hash;     /* of parent, owner and tokens, where it is whole */
     uint32_t n_tokens; /* 0: the page is not in the tree; less than PAGE: a leaf */
-    uint32_t parent, first_child, next_sibling, previous_sibling;
+    uint32_t parent, n_children;
+    uint32_t next_sibling, previous_sibling; /* of one owner; what is common has none */
+    uint32_t next_family;                    /* in the bucket, where it is the youngest sibling */
     uint32_t newer, older;
     uint32_t next_in_bucket;
     int32_t tokens[PAGE];
@@ -34,38 +40,23 @@ int prefix_init(PrefixCache *c, KvPool *kv, bool is_on, Error *reterr) {
         c->n_buckets *= 2;
     c->nodes = alloc_array((size_t)kv->n_pages + 1, sizeof(*c->nodes));
     c->buckets = alloc_array(c->n_buckets, sizeof(*c->buckets));
-    if (!c->nodes || !c->buckets) {
-        free(c->nodes);
-        free(c->buckets);
-        c->nodes = NULL;
-        c->buckets = NULL;
+    c->families = alloc_array(c->n_buckets, sizeof(*c->families));
+    if (!c->nodes || !c->buckets || !c->families) {
+        prefix_deinit(c);
         return error_set(reterr, -ENOMEM, "out of memory for the prefix cache of %u KV pages",
                          kv->n_pages);
     }
+    /* Who could foresee which hashes are the same could make look-ups slow for all. */
+    if (getrandom(c->secret, sizeof(c->secret), 0) != (ssize_t)sizeof(c->secret)) {
+        prefix_deinit(c);
+        return error_set(reterr, -EIO, "the system has no random numbers");
+    }
     (void)memset(c->buckets, 0xFF, c->n_buckets * sizeof(*c->buckets));
-    c->nodes[root_of(c)].first_child = NONE;
+    (void)memset(c->families, 0xFF, c->n_buckets * sizeof(*c->families));
     return 0;
 }
 
-/* ---- the tree ---- */
-
-static uint64_t hash_of(uint32_t parent, const int32_t tokens[PAGE]) {
-    uint64_t h = parent * 0x9E3779B97F4A7C15ull;
-
-    for (size_t i = 0; i < PAGE; i++) {
-        h = (h ^ (uint32_t)tokens[i]) * 0xD6E8FEB86659FD93ull;
-        h ^= h >> 32;
-    }
-    return h;
-}
-
-static uint32_t *bucket_of(const PrefixCache *c, uint64_t hash) {
-    return &c->buckets[hash & (c->n_buckets - 1)];
-}
-
-static bool may_use(const struct prefix_node *node, uint64_t owner) {
-    return node->owner == owner || node->owner == PREFIX_COMMON;
-}
+/* ---- the order of use ---- */
 
 static void unlink_age(PrefixCache *c, uint32_t page) {
     struct prefix_node *n = &c->nodes[page];
@@ -91,46 +82,120 @@ static void touch(PrefixCache *c, uint32_t page) {
     }
 }
 
+/* ---- the tree ---- */
+
+static uint64_t hash_of(const PrefixCache *c, uint32_t parent, uint64_t owner,
+                        const int32_t *tokens, size_t n) {
+    struct {
+        uint64_t owner;
+        uint32_t parent;
+        int32_t tokens[PAGE];
+        uint32_t padding;
+    } key = {.owner = owner, .parent = parent};
+
+    _Static_assert(sizeof(key) == 16 + sizeof(key.tokens), "every byte is set");
+    if (n > 0)
+        (void)memcpy(key.tokens, tokens, n * sizeof(*tokens));
+    return XXH3_64bits_withSecret(&key, sizeof(key), c->secret, sizeof(c->secret));
+}
+
+static uint32_t *bucket_of(const PrefixCache *c, uint64_t hash) {
+    return &c->buckets[hash & (c->n_buckets - 1)];
+}
+
+/* Where the owner's youngest page under the parent is noted, or would be. */
+static uint32_t *family_of(const PrefixCache *c, uint32_t parent, uint64_t owner) {
+    uint32_t *at = &c->families[hash_of(c, parent, owner, NULL, 0) & (c->n_buckets - 1)];
+
+    while (*at != NONE && (c->nodes[*at].parent != parent || c->nodes[*at].owner != owner))
+        at = &c->nodes[*at].next_family;
+    return at;
+}
+
+static void join_family(PrefixCache *c, uint32_t page) {
+    struct prefix_node *n = &c->nodes[page];
+    uint32_t *youngest;
+
+    n->next_sibling = n->previous_sibling = n->next_family = NONE;
+    if (n->owner == PREFIX_COMMON)
+        return;
+    youngest = family_of(c, n->parent, n->owner);
+    if (*youngest != NONE) {
+        n->next_sibling = *youngest;
+        n->next_family = c->nodes[*youngest].next_family;
+        c->nodes[*youngest].previous_sibling = page;
+    }
+    *youngest = page;
+}
+
+static void leave_family(PrefixCache *c, uint32_t page) {
+    struct prefix_node *n = &c->nodes[page];
+    uint32_t next = n->next_sibling;
+
+    if (n->owner == PREFIX_COMMON)
+        return;
+    if (n->previous_sibling != NONE) {
+        c->nodes[n->previous_sibling].next_sibling = next;
+    } else {
+        *family_of(c, n->parent, n->owner) = next != NONE ? next : n->next_family;
+        if (next != NONE)
+            c->nodes[next].next_family = n->next_family;
+    }
+    if (next != NONE)
+        c->nodes[next].previous_sibling = n->previous_sibling;
+}
+
+static void enter_bucket(PrefixCache *c, uint32_t page) {
+    struct prefix_node *n = &c->nodes[page];
+
+    if (n->n_tokens < PAGE)
+        return;
+    n->hash = hash_of(c, n->parent, n->owner, n->tokens, PAGE);
+    n->next_in_bucket = *bucket_of(c, n->hash);
+    *bucket_of(c, n->hash) = page;
+}
+
+static void leave_bucket(PrefixCache *c, uint32_t page) {
+    struct prefix_node *n = &c->nodes[page];
+    uint32_t *at = bucket_of(c, n->hash);
+
+    if (n->n_tokens < PAGE)
+        return;
+    while (*at != page)
+        at = &c->nodes[*at].next_in_bucket;
+    *at = n->next_in_bucket;
+}
+
 static void insert(PrefixCache *c, uint32_t page, uint32_t parent, uint64_t owner,
                    const int32_t *tokens, size_t n) {
-    struct prefix_node *node = &c->nodes[page], *up = &c->nodes[parent];
+    struct prefix_node *node = &c->nodes[page];
 
-    *node = (struct prefix_node){.owner = owner,
-                                 .n_tokens = (uint32_t)n,
-                                 .parent = parent,
-                                 .first_child = NONE,
-                                 .next_sibling = up->first_child,
-                                 .previous_sibling = NONE};
+    *node = (struct prefix_node){.owner = owner, .n_tokens = (uint32_t)n, .parent = parent};
     (void)memcpy(node->tokens, tokens, n * sizeof(*tokens));
-    if (up->first_child != NONE)
-        c->nodes[up->first_child].previous_sibling = page;
-    up->first_child = page;
-    if (n == PAGE) {
-        node->hash = hash_of(parent, tokens);
-        node->next_in_bucket = *bucket_of(c, node->hash);
-        *bucket_of(c, node->hash) = page;
-    }
+    c->nodes[parent].n_children++;
+    join_family(c, page);
+    enter_bucket(c, page);
     make_newest(c, page);
     c->n_idle++;
+}
+
+static void make_common(PrefixCache *c, uint32_t page) {
+    leave_family(c, page);
+    leave_bucket(c, page);
+    c->nodes[page].owner = PREFIX_COMMON;
+    join_family(c, page);
+    enter_bucket(c, page);
 }
 
 /* Takes an idle leaf out of the tree, and its page for the caller. */
 static void take_out(PrefixCache *c, uint32_t page) {
     struct prefix_node *n = &c->nodes[page];
 
-    assert(n->first_child == NONE && kv_page_users(c->kv, page) == 1);
-    if (n->next_sibling != NONE)
-        c->nodes[n->next_sibling].previous_sibling = n->previous_sibling;
-    *(n->previous_sibling == NONE ? &c->nodes[n->parent].first_child
-                                  : &c->nodes[n->previous_sibling].next_sibling) = n->next_sibling;
-    if (n->n_tokens == PAGE) {
-        uint32_t *at = bucket_of(c, n->hash);
-
-        while (*at != page)
-            at = &c->nodes[*at].next_in_bucket;
-        *at = n->next_in_bucket;
-    }
+    assert(n->n_children == 0 && kv_page_users(c->kv, page) == 1);
+    leave_family(c, page);
+    leave_bucket(c, page);
     unlink_age(c, page);
+    c->nodes[n->parent].n_children--;
     n->n_tokens = 0;
     c->n_idle--;
 }
@@ -144,30 +209,44 @@ void prefix_deinit(PrefixCache *c) {
     }
     free(c->nodes);
     free(c->buckets);
+    free(c->families);
     *c = (PrefixCache){0};
 }
 
 /* ---- pages ---- */
 
 uint32_t prefix_n_available(const PrefixCache *c) {
-    return c->kv->n_free + c->n_idle;
+    return c->kv->n_free + c->n_idle - (uint32_t)c->n_reserved;
 }
 
-bool prefix_take(PrefixCache *c, size_t n, uint32_t *ret_pages) {
-    uint32_t page = c->oldest;
-
-    if (n > prefix_n_available(c))
+bool prefix_reserve(PrefixCache *c, size_t n) {
+    /* What was found and is held since then may be what others have reserved. */
+    if (n > c->kv->n_pages || c->n_reserved + n > (uint64_t)c->kv->n_free + c->n_idle)
         return false;
-    while (c->kv->n_free < n) {
-        uint32_t younger = c->nodes[page].newer;
+    c->n_reserved += n;
+    return true;
+}
 
-        if (kv_page_users(c->kv, page) == 1) {
-            take_out(c, page);
-            kv_pool_give(c->kv, 1, &page);
-        }
-        page = younger;
+void prefix_unreserve(PrefixCache *c, size_t n) {
+    assert(n <= c->n_reserved);
+    c->n_reserved -= n;
+}
+
+uint32_t prefix_take(PrefixCache *c) {
+    uint32_t page = c->oldest, taken;
+    bool is_taken;
+
+    assert(c->n_reserved > 0);
+    c->n_reserved--;
+    if (c->kv->n_free == 0) {
+        while (kv_page_users(c->kv, page) > 1)
+            page = c->nodes[page].newer;
+        take_out(c, page);
+        kv_pool_give(c->kv, 1, &page);
     }
-    return kv_pool_take(c->kv, n, ret_pages);
+    is_taken = kv_pool_take(c->kv, 1, &taken);
+    assert(is_taken);
+    return taken;
 }
 
 static void hold(PrefixCache *c, uint32_t page) {
@@ -182,33 +261,38 @@ static void let_go(PrefixCache *c, uint32_t page) {
 
 /* ---- looking up ---- */
 
-static uint32_t find_whole(const PrefixCache *c, uint32_t parent, uint64_t owner,
-                           const int32_t *tokens) {
-    uint64_t hash = hash_of(parent, tokens);
+static uint32_t find_whole_of(const PrefixCache *c, uint32_t parent, uint64_t owner,
+                              const int32_t *tokens) {
+    uint64_t hash = hash_of(c, parent, owner, tokens, PAGE);
     uint32_t page = *bucket_of(c, hash);
 
     for (; page != NONE; page = c->nodes[page].next_in_bucket) {
         const struct prefix_node *n = &c->nodes[page];
 
-        if (n->hash == hash && n->parent == parent && may_use(n, owner) &&
+        if (n->hash == hash && n->parent == parent && n->owner == owner &&
             memcmp(n->tokens, tokens, sizeof(n->tokens)) == 0)
             break;
     }
     return page;
 }
 
-/* The owner's own child that begins with most of tokens[0 .. n); *ret_n of them. */
+static uint32_t find_whole(const PrefixCache *c, uint32_t parent, uint64_t owner,
+                           const int32_t *tokens) {
+    uint32_t own = find_whole_of(c, parent, owner, tokens);
+
+    return own != NONE ? own : find_whole_of(c, parent, PREFIX_COMMON, tokens);
+}
+
+/* The owner's own page that begins with most of tokens[0 .. n); *ret_n of them. */
 static uint32_t find_part(const PrefixCache *c, uint32_t parent, uint64_t owner,
                           const int32_t *tokens, size_t n, size_t *ret_n) {
-    uint32_t page = c->nodes[parent].first_child, best = NONE;
+    uint32_t page = *family_of(c, parent, owner), best = NONE;
 
     *ret_n = 0;
     for (int i = 0; page != NONE && i < SIBLINGS_MAX; i++, page = c->nodes[page].next_sibling) {
         const struct prefix_node *node = &c->nodes[page];
         size_t n_same = 0;
 
-        if (node->owner != owner)
-            continue;
         while (n_same < n && n_same < node->n_tokens && node->tokens[n_same] == tokens[n_same])
             n_same++;
         if (n_same > *ret_n) {
@@ -223,7 +307,6 @@ struct prefix_match prefix_find(PrefixCache *c, uint64_t owner, const int32_t *t
                                 uint32_t *ret_pages) {
     struct prefix_match m = {.partial = NONE};
     uint32_t at;
-    size_t n_part;
 
     if (!c->nodes)
         return m;
@@ -238,14 +321,21 @@ struct prefix_match prefix_find(PrefixCache *c, uint64_t owner, const int32_t *t
         ret_pages[m.n_pages++] = at;
         m.n_tokens += PAGE;
     }
-    m.partial = find_part(c, at, owner, tokens + m.n_tokens, n - m.n_tokens, &n_part);
-    m.n_tokens += n_part;
-    if (m.partial != NONE) {
-        hold(c, m.partial);
-        at = m.partial;
-    }
-    touch(c, at);
+    m.partial = find_part(c, at, owner, tokens + m.n_tokens, n - m.n_tokens, &m.n_partial);
+    touch(c, m.partial != NONE ? m.partial : at);
     return m;
+}
+
+bool prefix_take_copy(PrefixCache *c, uint32_t partial, uint32_t *ret_page) {
+    hold(c, partial);
+    if (c->kv->n_free + c->n_idle > 0) {
+        *ret_page = prefix_take(c);
+        kv_page_copy(c->kv, *ret_page, partial);
+        let_go(c, partial);
+        return true;
+    }
+    let_go(c, partial);
+    return false;
 }
 
 /* ---- giving back ---- */
@@ -268,8 +358,8 @@ static uint32_t keep_page(PrefixCache *c, uint32_t parent, uint64_t owner, bool 
     if (n == PAGE) {
         there = find_whole(c, parent, owner, tokens);
         if (there != NONE) {
-            if (is_common)
-                c->nodes[there].owner = PREFIX_COMMON;
+            if (is_common && c->nodes[there].owner != PREFIX_COMMON)
+                make_common(c, there);
             let_go(c, page);
             return there;
         }

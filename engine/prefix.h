@@ -15,6 +15,14 @@
  * pages by what they would cost again, since pages deep in the tree, which cost most, are the
  * private ends of conversations, and their recency says more.
  *
+ * Looking up touches nothing of other owners: whole pages are found by a hash of parent, owner and
+ * tokens, of which nobody outside knows the secret, and which is verified token by token; parts of
+ * a page among the owner's own.
+ *
+ * Pages are promised before they are taken: a sequence reserves those of its worst case, so that it
+ * never fails for want of memory, and takes each when it comes to it, so that what it may never
+ * need pushes nothing out.
+ *
  * Owner: GkEngine. Thread: worker. Nothing here allocates after prefix_init().
  */
 #pragma once
@@ -22,6 +30,8 @@
 #include "engine/kv.h"
 
 #define PREFIX_COMMON UINT64_MAX
+/* XXH3_SECRET_SIZE_MIN is 136. */
+#define PREFIX_SECRET_BYTES 192
 
 struct prefix_node;
 
@@ -29,31 +39,42 @@ typedef struct PrefixCache {
     KvPool *kv;
     struct prefix_node
         *nodes;              // (n_pages + 1) by page, the last one the root; NULL: nothing is kept
-    uint32_t *buckets;       // (n_buckets) whole pages by parent and tokens
+    uint32_t *buckets;       // (n_buckets) whole pages by parent, owner and tokens
+    uint32_t *families;      // (n_buckets) an owner's youngest page under a parent, by both
     uint32_t n_buckets;      /* a power of two */
     uint32_t newest, oldest; /* of the nodes; KV_NO_PAGE: none */
     uint32_t n_idle;         /* nodes whose page no sequence uses */
+    uint64_t n_reserved;     /* pages promised and not taken: at most the free and the idle ones */
+    uint8_t secret[PREFIX_SECRET_BYTES];
 } PrefixCache;
 
-/* is_on false: nothing is ever kept or found. Returns -ENOMEM. */
+/* is_on false: nothing is ever kept or found. Returns -ENOMEM, -EIO. */
 int prefix_init(PrefixCache *c, KvPool *kv, bool is_on, Error *reterr);
 /* Gives every page back. One that is all zero is taken. */
 void prefix_deinit(PrefixCache *c);
 
-/* Pages that can be taken: free ones and idle ones. */
+/* Pages that can be reserved: free and idle ones that are not. */
 uint32_t prefix_n_available(const PrefixCache *c);
-/* Takes n pages or none: false where fewer are available. */
-bool prefix_take(PrefixCache *c, size_t n, uint32_t *ret_pages);
+/* Promises n pages, to be taken one by one or given up. False where fewer are available. */
+bool prefix_reserve(PrefixCache *c, size_t n);
+void prefix_unreserve(PrefixCache *c, size_t n);
+/* One of those that are reserved. */
+uint32_t prefix_take(PrefixCache *c);
 
 struct prefix_match {
-    size_t n_tokens;  /* whose keys and values are there */
-    size_t n_pages;   /* whole pages of them, in the caller's array: held until prefix_release() */
-    uint32_t partial; /* the page that has the rest, held likewise; KV_NO_PAGE: there is no rest */
+    size_t n_tokens;  /* of whole pages, whose keys and values are there */
+    size_t n_pages;   /* those pages, in the caller's array: held until prefix_release() */
+    uint32_t partial; /* a page that begins with what follows, until others are reserved, taken or
+                         released; KV_NO_PAGE: there is none */
+    size_t n_partial; /* tokens that it has of that */
 };
 /* The longest beginning of tokens[0 .. n) that `owner` may use, `ret_pages` having room for its
  * pages. */
 struct prefix_match prefix_find(PrefixCache *c, uint64_t owner, const int32_t *tokens, size_t n,
                                 uint32_t *ret_pages);
+/* Takes one of the reserved pages with a copy of the match's partial one. False where that is the
+ * only one that could be taken. */
+bool prefix_take_copy(PrefixCache *c, uint32_t partial, uint32_t *ret_page);
 /* Gives a sequence's pages up: those of its first n_done tokens go to the tree, whole pages of the
  * first n_common to everyone, the others to `owner`. n_done 0: none is kept. */
 void prefix_release(PrefixCache *c, uint64_t owner, size_t n_common, const int32_t *tokens,

@@ -12,11 +12,23 @@ struct gk_params gk_params_default(void) {
     return (struct gk_params){.mode = GK_GENERATE, .top_p = 1, .repetition_penalty = 1};
 }
 
-/* ---- making ---- */
+/* ---- checks ---- */
 
-static int check_tokens(const GkEngine *e, const int32_t *tokens, size_t n,
-                        const struct gk_params *p, Error *reterr) {
-    size_t n_context = e->info.n_context_max;
+/* Prompt and output, at most. */
+static size_t n_positions_of(const GkEngine *e, size_t n_tokens, const struct gk_params *p) {
+    size_t n_most = MIN((size_t)e->info.n_context_max, (size_t)e->kv.n_pages * KV_PAGE_POSITIONS);
+
+    if (p->mode != GK_GENERATE)
+        return n_tokens;
+    return p->n_tokens_max > 0 ? n_tokens + p->n_tokens_max : MAX(n_most, n_tokens + 1);
+}
+
+static size_t n_pages_of(size_t n_positions) {
+    return (n_positions + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS;
+}
+
+static int check_length(const GkEngine *e, size_t n, const struct gk_params *p, Error *reterr) {
+    size_t n_context = e->info.n_context_max, n_positions;
 
     if (n == 0)
         return error_set(reterr, GK_E_INVALID, "the prompt is empty");
@@ -27,6 +39,27 @@ static int check_tokens(const GkEngine *e, const int32_t *tokens, size_t n,
     if (p->mode == GK_GENERATE && n == n_context)
         return error_set(reterr, GK_E_TOO_LONG,
                          "%zu prompt tokens leave nothing of the context of %zu", n, n_context);
+    n_positions = n_positions_of(e, n, p);
+    if (n_pages_of(n_positions) > e->kv.n_pages)
+        return error_set(reterr, GK_E_TOO_LONG,
+                         "%zu positions need %zu KV pages, and there are only %u", n_positions,
+                         n_pages_of(n_positions), e->kv.n_pages);
+    return 0;
+}
+
+static int check_lost(const GkEngine *e, Error *reterr) {
+    return gk_engine_is_lost(e)
+               ? error_set(reterr, GK_E_DATA_LOSS, "the model's file could not be read any more")
+               : 0;
+}
+
+int gk_seq_check(const GkEngine *e, const int32_t *tokens, size_t n, const struct gk_params *p,
+                 Error *reterr) {
+    int r;
+
+    if ((r = sampler_check(p, e->shape.n_vocab, reterr)) != 0 ||
+        (r = check_length(e, n, p, reterr)) != 0 || (r = check_lost(e, reterr)) != 0)
+        return r;
     for (size_t i = 0; i < n; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= e->shape.n_vocab)
             return error_set(reterr, GK_E_INVALID,
@@ -35,59 +68,58 @@ static int check_tokens(const GkEngine *e, const int32_t *tokens, size_t n,
     return 0;
 }
 
-/* The pages that the prefix cache has, and fresh ones for the rest. The last token is always
- * computed, for its logits, and scores and embeddings want what all of them give. */
-static int take_pages(GkSeq *seq, size_t n, Error *reterr) {
+/* ---- pages ---- */
+
+/* Holds what the prefix cache has, and reserves the rest. The last token is always computed, for
+ * its logits, and scores and embeddings want what all of them give. */
+static int reserve_pages(GkSeq *seq, Error *reterr) {
     PrefixCache *c = &seq->engine->prefixes;
+    size_t n = n_pages_of(seq->n_tokens_max);
     size_t n_wanted = seq->params.mode == GK_GENERATE ? seq->n_tokens - 1 : 0;
     struct prefix_match found =
         prefix_find(c, seq->params.owner, seq->tokens, n_wanted, seq->pages);
-    bool is_taken = prefix_take(c, n - found.n_pages, seq->pages + found.n_pages);
 
-    if (is_taken && found.partial != KV_NO_PAGE)
-        kv_page_copy(c->kv, seq->pages[found.n_pages], found.partial);
-    if (found.partial != KV_NO_PAGE)
-        prefix_release(c, seq->params.owner, 0, NULL, 0, &found.partial, 1);
-    if (!is_taken) {
-        prefix_release(c, seq->params.owner, 0, NULL, 0, seq->pages, found.n_pages);
+    seq->n_pages = found.n_pages;
+    seq->n_reserved = n - found.n_pages;
+    if (!prefix_reserve(c, seq->n_reserved)) {
+        prefix_release(c, seq->params.owner, 0, NULL, 0, seq->pages, seq->n_pages);
+        seq->n_pages = seq->n_reserved = 0;
         return error_set(reterr, GK_E_BUSY, "%zu KV pages are needed and %u can be had", n,
                          prefix_n_available(c));
     }
-    seq->n_pages = n;
-    seq->n_done = seq->n_cached = found.n_tokens;
+    seq->n_done = found.n_tokens;
+    if (found.partial != KV_NO_PAGE &&
+        prefix_take_copy(c, found.partial, &seq->pages[seq->n_pages])) {
+        seq->n_done += found.n_partial;
+        seq->n_pages++;
+        seq->n_reserved--;
+    }
+    seq->n_cached = seq->n_done;
     return 0;
 }
 
-static size_t n_pages_of(const GkSeq *seq) {
-    return (seq->n_tokens_max + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS;
+void seq_take_pages(GkSeq *seq, size_t n_positions) {
+    for (size_t n = n_pages_of(n_positions); seq->n_pages < n; seq->n_reserved--) {
+        assert(seq->n_reserved > 0);
+        seq->pages[seq->n_pages++] = prefix_take(&seq->engine->prefixes);
+    }
 }
 
-static int reserve_pages(GkSeq *seq, Error *reterr) {
-    KvPool *kv = &seq->engine->kv;
-    size_t n = n_pages_of(seq);
-
-    if (n > kv->n_pages)
-        return error_set(reterr, GK_E_TOO_LONG,
-                         "%zu positions need %zu KV pages, and there are only %u",
-                         seq->n_tokens_max, n, kv->n_pages);
-    seq->pages = alloc_array(n, sizeof(*seq->pages));
-    if (!seq->pages)
-        return error_set(reterr, -ENOMEM, "out of memory");
-    return take_pages(seq, n, reterr);
-}
+/* ---- making ---- */
 
 static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params *p, Error *reterr) {
     GkEngine *e = seq->engine;
     int r = 0;
 
     seq->tokens = alloc_array(seq->n_tokens_max, sizeof(*seq->tokens));
+    seq->pages = alloc_array(n_pages_of(seq->n_tokens_max), sizeof(*seq->pages));
     seq->stop_tokens = alloc_array(p->n_stop_tokens, sizeof(*seq->stop_tokens));
     if (p->mode == GK_SCORE) {
         seq->scores = alloc_array(seq->n_prompt, sizeof(*seq->scores));
         seq->score_top =
             alloc_array(seq->n_prompt, MAX(p->n_logprobs, 1u) * sizeof(*seq->score_top));
     }
-    if (!seq->tokens || !seq->stop_tokens ||
+    if (!seq->tokens || !seq->pages || !seq->stop_tokens ||
         (p->mode == GK_SCORE && (!seq->scores || !seq->score_top)))
         return error_set(reterr, -ENOMEM, "out of memory");
     (void)memcpy(seq->tokens, tokens, seq->n_prompt * sizeof(*tokens));
@@ -116,8 +148,10 @@ static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params 
 }
 
 static int check_place(const GkEngine *e, Error *reterr) {
-    if (gk_engine_is_lost(e))
-        return error_set(reterr, GK_E_DATA_LOSS, "the model's file could not be read any more");
+    int r = check_lost(e, reterr);
+
+    if (r != 0)
+        return r;
     if (e->n_sequences == e->info.n_sequences_max)
         return error_set(reterr, GK_E_BUSY, "all %u sequences are in use", e->info.n_sequences_max);
     return 0;
@@ -128,8 +162,7 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
     CLEANUP(gk_seq_freep) GkSeq *seq = NULL;
     int r;
 
-    if ((r = sampler_check(params, e->shape.n_vocab, reterr)) != 0 ||
-        (r = check_tokens(e, tokens, n_tokens, params, reterr)) != 0 ||
+    if ((r = gk_seq_check(e, tokens, n_tokens, params, reterr)) != 0 ||
         (r = check_place(e, reterr)) != 0)
         return r;
     seq = alloc_new(GkSeq);
@@ -139,9 +172,7 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
     list_init(&seq->node);
     seq->params = *params;
     seq->n_prompt = seq->n_tokens = n_tokens;
-    seq->n_tokens_max = params->mode != GK_GENERATE ? n_tokens
-                        : params->n_tokens_max == 0 ? e->info.n_context_max
-                                                    : n_tokens + params->n_tokens_max;
+    seq->n_tokens_max = n_positions_of(e, n_tokens, params);
     e->n_sequences++;
     if ((r = make_parts(seq, tokens, params, reterr)) != 0 || (r = reserve_pages(seq, reterr)) != 0)
         return r;
@@ -156,7 +187,8 @@ static void give_up(GkSeq *seq) {
     prefix_release(&seq->engine->prefixes, seq->params.owner,
                    seq->params.share_prefix ? seq->n_prompt : 0, seq->tokens,
                    gk_engine_is_lost(seq->engine) ? 0 : seq->n_done, seq->pages, seq->n_pages);
-    seq->n_pages = 0;
+    prefix_unreserve(&seq->engine->prefixes, seq->n_reserved);
+    seq->n_pages = seq->n_reserved = 0;
 }
 
 void gk_seq_suspend(GkSeq *seq) {
@@ -172,8 +204,7 @@ int gk_seq_resume(GkSeq *seq, Error *reterr) {
     int r;
 
     assert(seq->is_suspended);
-    if ((r = check_place(seq->engine, reterr)) != 0 ||
-        (r = take_pages(seq, n_pages_of(seq), reterr)) != 0)
+    if ((r = check_place(seq->engine, reterr)) != 0 || (r = reserve_pages(seq, reterr)) != 0)
         return r;
     seq->is_suspended = false;
     seq->engine->n_sequences++;

@@ -23,9 +23,10 @@ struct GkSeq {
     int32_t *stop_tokens;    // (params.n_stop_tokens)
     int32_t *tokens;         // (n_tokens_max) prompt, then what was sampled
     size_t n_tokens, n_tokens_max, n_prompt, n_done;
-    uint32_t *pages; // (n_pages) pages[i] holds positions 64·i …
-    size_t n_pages;  /* 0 while suspended */
-    size_t n_cached; /* tokens whose pages came from the prefix cache */
+    uint32_t *pages;   // (n_pages) pages[i] holds positions 64·i …
+    size_t n_pages;    /* those it has come to; 0 while suspended */
+    size_t n_reserved; /* those that it may still come to */
+    size_t n_cached;   /* tokens whose pages came from the prefix cache */
     bool is_suspended;
     Sampler *sampler; /* GK_GENERATE */
     TextStream *text; /* GK_GENERATE */
@@ -40,6 +41,8 @@ struct GkSeq {
     float *embedding;             // (n_embd) GK_EMBED
 };
 
+/* Before a step: pages for the first n_positions, of those that are reserved. */
+void seq_take_pages(GkSeq *seq, size_t n_positions);
 /* Takes row `position`'s logits (n_vocab, changed in place): samples the next token, or scores the
  * prompt's. */
 void seq_take_logits(GkSeq *seq, size_t position, float *logits);

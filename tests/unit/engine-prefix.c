@@ -12,7 +12,7 @@
 
 static GkPool *pool;
 
-static GkEngine *open_engine(bool prefix_cache) {
+static GkEngine *open_pages(bool prefix_cache, uint64_t n_pages) {
     struct gk_options o = {.path = MODEL, .prefix_cache = prefix_cache};
     GkEngine *e;
 
@@ -20,10 +20,14 @@ static GkEngine *open_engine(bool prefix_cache) {
         assert(gk_pool_new(&pool, 2, NULL) == 0);
     o.pool = pool;
     assert(gk_engine_open(&e, &o, NULL) == 0);
-    o.kv_bytes_max = N_PAGES * 64 * gk_engine_info(e)->n_kv_bytes_per_token;
+    o.kv_bytes_max = n_pages * 64 * gk_engine_info(e)->n_kv_bytes_per_token;
     e = gk_engine_close(e);
     assert(gk_engine_open(&e, &o, NULL) == 0);
     return e;
+}
+
+static GkEngine *open_engine(bool prefix_cache) {
+    return open_pages(prefix_cache, N_PAGES);
 }
 
 static uint32_t random_below(uint32_t n) {
@@ -198,6 +202,121 @@ static void test_scores_compute_everything(void) {
     e = gk_engine_close(e);
 }
 
+static void assert_available(const GkEngine *e, uint64_t n) {
+    uint64_t n_free, n_all;
+
+    gk_engine_kv_pages(e, &n_free, &n_all);
+    assert(n_free == n);
+}
+
+/* Only what a sequence comes to pushes something out, however much it may come to need. */
+static void test_promises_push_nothing_out(void) {
+    struct gk_params params = gk_params_default();
+    GkEngine *e = open_engine(true);
+    int32_t tokens[N_PROMPT], other[N_PROMPT];
+    GkSeq *seq, *second;
+    struct answer a;
+
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    make_prompt(other, N_PROMPT, 0);
+    ask(e, tokens, N_PROMPT, 1, false, &a);
+    assert(params.n_tokens_max == 0);
+    assert(gk_seq_check(e, other, 100, &params, NULL) == 0);
+    assert_all_available(e);
+    assert(gk_seq_new(&seq, e, other, 100, &params, NULL) == 0);
+    assert_available(e, 0);
+    assert(gk_seq_new(&second, e, other, 1, &params, NULL) == GK_E_BUSY);
+    assert(gk_seq_check(e, other, 1, &params, NULL) == 0);
+    seq = gk_seq_free(seq);
+    ask(e, tokens, N_PROMPT, 1, false, &a);
+    assert(a.n_cached == N_PROMPT - 1);
+    e = gk_engine_close(e);
+}
+
+/* Every page is in use for something else when it comes to them: they are had all the same. */
+static void test_promises_are_kept(void) {
+    struct gk_params params = gk_params_default();
+    struct gk_result result = {.finish = GK_FINISH_NONE};
+    GkEngine *e = open_engine(true);
+    int32_t tokens[N_PROMPT];
+    GkSeq *whole, *held;
+    struct answer a;
+    size_t n = 0;
+
+    for (size_t f = 0; f < 6; f++) {
+        make_prompt(tokens, N_PROMPT, f * 30);
+        ask(e, tokens, N_PROMPT, 1, false, &a);
+    }
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    held = begin(e, tokens, N_PROMPT, 1, false);
+    make_prompt(tokens, N_PROMPT, 0);
+    params.n_tokens_max = (N_PAGES - (N_PROMPT + N_OUTPUT + 63) / 64) * 64 - 200;
+    params.ignore_eos = true;
+    params.owner = 2;
+    assert(gk_seq_new(&whole, e, tokens, 200, &params, NULL) == 0);
+    assert_available(e, 0);
+    make_prompt(tokens, N_PROMPT, 60);
+    params.n_tokens_max = 8;
+    params.owner = 1;
+    assert(gk_seq_new(&(GkSeq *){NULL}, e, tokens, N_PROMPT, &params, NULL) == GK_E_BUSY);
+    while (result.finish == GK_FINISH_NONE) {
+        struct gk_plan_row row = {whole, (uint32_t)gk_seq_n_pending(whole)};
+
+        assert(gk_step(e, &(struct gk_plan){&row, 1}, &result) == 0);
+        n += result.has_token;
+    }
+    assert(n == (N_PAGES - (N_PROMPT + N_OUTPUT + 63) / 64) * 64 - 200);
+    finish(e, held, &a);
+    whole = gk_seq_free(whole);
+    assert_all_available(e);
+    e = gk_engine_close(e);
+}
+
+/* A page whose beginning would be copied may be the one that the copy needs. */
+static void test_all_pages_for_one(void) {
+    struct gk_params params = gk_params_default();
+    GkEngine *e = open_pages(true, 2);
+    int32_t tokens[N_PROMPT];
+    struct answer a;
+    GkSeq *seq;
+
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    ask(e, tokens, 80, 1, false, &a);
+    tokens[70]++;
+    params.owner = 1;
+    params.n_tokens_max = 20;
+    assert(gk_seq_new(&seq, e, tokens, 100, &params, NULL) == 0);
+    assert(gk_seq_n_cached(seq) == 64);
+    seq = gk_seq_free(seq);
+    e = gk_engine_close(e);
+}
+
+/* However many others begin where one's own prompt does. */
+static void test_others_are_not_looked_at(void) {
+    enum { N_OTHERS = 200, N_SHORT = 20 };
+    GkEngine *e = open_pages(true, N_OTHERS + 4);
+    int32_t tokens[N_PROMPT];
+    struct answer a;
+
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    ask(e, tokens, N_SHORT, 1, false, &a);
+    for (uint32_t i = 0; i < N_OTHERS; i++) {
+        struct gk_plan_row row;
+        struct gk_result result;
+        GkSeq *seq;
+
+        tokens[N_SHORT - 1] = (int32_t)(500 + i);
+        seq = begin(e, tokens, N_SHORT, 2 + i % 3, i % 2);
+        row = (struct gk_plan_row){seq, (uint32_t)gk_seq_n_pending(seq)};
+        assert(gk_step(e, &(struct gk_plan){&row, 1}, &result) == 0);
+        seq = gk_seq_free(seq);
+    }
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    ask(e, tokens, N_SHORT, 1, false, &a);
+    assert(a.n_cached == N_SHORT - 1);
+    e = gk_engine_close(e);
+}
+
 /* Sequences of many prompts, some alive together, suspended and freed at random, in fewer pages
  * than they would like: the pages are all there in the end, and answers are those without a cache.
  */
@@ -257,7 +376,9 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(finds_the_longest_beginning), TEST(an_answer_is_part_of_it),
         TEST(answers_are_not_shared),      TEST(owners_are_kept_apart),
-        TEST(scores_compute_everything),   TEST(random_company_under_pressure),
+        TEST(scores_compute_everything),   TEST(promises_push_nothing_out),
+        TEST(promises_are_kept),           TEST(all_pages_for_one),
+        TEST(others_are_not_looked_at),    TEST(random_company_under_pressure),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
