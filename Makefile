@@ -9,7 +9,7 @@ VERSION := 0.1.0
 
 base_SRC   := base/alloc.c base/arena.c base/buf.c base/error.c base/utf8.c
 engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
-              engine/memory.c engine/moe.c engine/pool.c engine/prefix.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
+              engine/memory.c engine/moe.c engine/pool.c engine/prefix.c engine/prefix-file.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
               engine/file/file.c engine/file/gguf.c engine/file/map.c engine/grammar/expr.c engine/grammar/gbnf.c \
               engine/grammar/grammar.c engine/grammar/automaton.c engine/grammar/automaton-cache.c engine/grammar/automaton-mask.c \
               engine/grammar/match.c engine/grammar/network.c engine/grammar/regex.c engine/grammar/tokens.c \
@@ -29,13 +29,13 @@ daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon
               daemon/listener.c daemon/log.c daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c \
               daemon/output.c daemon/quota.c daemon/room.c daemon/sched.c daemon/service.c daemon/service-admin.c \
               daemon/service-embed.c daemon/service-generate.c \
-              daemon/service-inference.c daemon/service-models.c daemon/text.c daemon/worker.c
+              daemon/service-inference.c daemon/service-models.c daemon/state.c daemon/text.c daemon/worker.c
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-arena unit/base-buf unit/base-utf8
 unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
                      unit/engine-chat unit/engine-constraint unit/engine-embed unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-memory unit/engine-pool \
-                     unit/engine-text unit/engine-stream unit/engine-sample unit/engine-prefix unit/engine-steady unit/engine-suspend
+                     unit/engine-text unit/engine-stream unit/engine-sample unit/engine-prefix unit/engine-prefix-file unit/engine-steady unit/engine-suspend
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-constraints unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched

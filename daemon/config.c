@@ -215,6 +215,10 @@ static const struct key keys[] = {
      "keep what was computed for prompts that begin like earlier ones", 0, 0, NULL},
     {"engine", "prefix_sharing", parse_word, AT(prefix_shared), "private",
      "shared: requests may let other users' requests use it, too", 0, 0, sharing},
+    {"engine", "prefix_state", parse_text, AT(prefix_state), "",
+     "directory where it is kept while grokd does not run; empty: nowhere", 0, 4096, NULL},
+    {"engine", "prefix_state_max", parse_bytes, AT(prefix_state_bytes_max), "4G",
+     "of each model, so much is kept there", 0, NUMBER_MAX, NULL},
     {"engine", "preload", parse_bool, AT(preload), "yes",
      "read the whole model before it is ready", 0, 0, NULL},
     {"engine", "lock", parse_bool, AT(lock), "no",
@@ -345,6 +349,7 @@ void config_deinit(Config *c) {
     free(c->socket);
     free(c->socket_group);
     free(c->isa);
+    free(c->prefix_state);
 }
 
 void config_print_keys(FILE *to) {

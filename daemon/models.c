@@ -20,6 +20,7 @@
 #include "daemon/notify.h"
 #include "daemon/room.h"
 #include "daemon/service.h"
+#include "daemon/state.h"
 #include "proto/msg.h"
 
 #include <inttypes.h>
@@ -156,11 +157,14 @@ static void open_in_background(uv_work_t *work) {
     };
 
     m->work_result = gk_engine_open(&m->work_engine, &options, &m->work_error);
+    if (m->work_result == 0)
+        state_load(m, m->work_engine);
 }
 
 static void close_in_background(uv_work_t *work) {
     Model *m = work->data;
 
+    state_save(m, m->work_engine);
     m->work_engine = gk_engine_close(m->work_engine);
 }
 

@@ -285,6 +285,26 @@ size_t gk_seq_n_cached(const GkSeq *seq);
 void gk_seq_set_tag(GkSeq *seq, uint64_t tag);
 uint64_t gk_seq_tag(const GkSeq *seq);
 
+/* ---- the prefix cache in a file ---- */
+
+struct gk_prefix_file {
+    const char *directory; /* made where it is missing; must be ours alone: owner, mode 0700 */
+    const char *name;      /* of the file in it */
+    uint64_t n_bytes_max;  /* of a file that is written: the oldest pages are left out */
+    bool (*go_on)(void *userdata); /* asked after every page; may be NULL; false: -ECANCELED */
+    void *userdata;
+};
+/* Before the first sequence. What an engine of the same model, options and program has saved is
+ * cached again, as much as there are pages for. A file of anything else, and one that is damaged,
+ * is removed; no file is no error. Returns GK_E_FILE (reterr says why), -ECANCELED, -ENOMEM: the
+ * cache is empty then. */
+int gk_prefixes_load(GkEngine *e, const struct gk_prefix_file *file, uint64_t *ret_n_tokens,
+                     Error *reterr);
+/* Replaces the file with what is cached now, at once or not at all. Worker thread, or after the
+ * last sequence. Returns GK_E_FILE, GK_E_DATA_LOSS, -ECANCELED, -ENOMEM. */
+int gk_prefixes_save(GkEngine *e, const struct gk_prefix_file *file, uint64_t *ret_n_tokens,
+                     Error *reterr);
+
 /* ---- the step ---- */
 
 struct gk_plan_row {

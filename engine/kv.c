@@ -81,6 +81,5 @@ void kv_pool_give(KvPool *kv, size_t n, const uint32_t *pages) {
 }
 
 void kv_page_copy(KvPool *kv, uint32_t to, uint32_t from) {
-    (void)memcpy(kv->memory + to * kv->page_bytes, kv->memory + from * kv->page_bytes,
-                 kv->page_bytes);
+    (void)memcpy(kv_page_memory(kv, to), kv_page_memory(kv, from), kv->page_bytes);
 }

@@ -47,9 +47,11 @@ static inline void kv_page_share(KvPool *kv, uint32_t page) {
 }
 void kv_page_copy(KvPool *kv, uint32_t to, uint32_t from);
 
+static inline uint8_t *kv_page_memory(const KvPool *kv, uint32_t page) {
+    return kv->memory + page * kv->page_bytes;
+}
 static inline void *kv_keys(const KvPool *kv, uint32_t page, uint32_t i_layer, uint32_t i_head) {
-    return kv->memory + page * kv->page_bytes +
-           2 * (i_layer * kv->n_kv_heads + i_head) * kv->slice_bytes;
+    return kv_page_memory(kv, page) + 2 * (i_layer * kv->n_kv_heads + i_head) * kv->slice_bytes;
 }
 static inline void *kv_values(const KvPool *kv, uint32_t page, uint32_t i_layer, uint32_t i_head) {
     return (uint8_t *)kv_keys(kv, page, i_layer, i_head) + kv->slice_bytes;

@@ -74,6 +74,15 @@ static void make_newest(PrefixCache *c, uint32_t page) {
     c->newest = page;
 }
 
+static void make_oldest(PrefixCache *c, uint32_t page) {
+    struct prefix_node *n = &c->nodes[page];
+
+    n->older = NONE;
+    n->newer = c->oldest;
+    *(c->oldest == NONE ? &c->newest : &c->nodes[c->oldest].older) = page;
+    c->oldest = page;
+}
+
 /* The node and then its parents, so that no child is younger than its parent. */
 static void touch(PrefixCache *c, uint32_t page) {
     for (; page != root_of(c); page = c->nodes[page].parent) {
@@ -200,13 +209,18 @@ static void take_out(PrefixCache *c, uint32_t page) {
     c->n_idle--;
 }
 
-void prefix_deinit(PrefixCache *c) {
-    while (c->nodes && c->oldest != NONE) {
-        uint32_t page = c->oldest;
-
+void prefix_clear(PrefixCache *c) {
+    for (uint32_t page = c->oldest, younger; c->nodes && page != NONE; page = younger) {
+        younger = c->nodes[page].newer;
+        if (kv_page_users(c->kv, page) > 1)
+            continue;
         take_out(c, page);
         kv_pool_give(c->kv, 1, &page);
     }
+}
+
+void prefix_deinit(PrefixCache *c) {
+    prefix_clear(c);
     free(c->nodes);
     free(c->buckets);
     free(c->families);
@@ -390,4 +404,51 @@ void prefix_release(PrefixCache *c, uint64_t owner, size_t n_common, const int32
     }
     if (last != NONE)
         touch(c, last);
+}
+
+/* ---- for what is kept in a file ---- */
+
+bool prefix_is_on(const PrefixCache *c) {
+    return c->nodes != NULL;
+}
+
+uint32_t prefix_youngest(const PrefixCache *c) {
+    return c->newest;
+}
+
+uint32_t prefix_older(const PrefixCache *c, uint32_t page) {
+    return c->nodes[page].older;
+}
+
+struct prefix_node_info prefix_node_info(const PrefixCache *c, uint32_t page) {
+    const struct prefix_node *n = &c->nodes[page];
+
+    return (struct prefix_node_info){.owner = n->owner,
+                                     .parent = n->parent == root_of(c) ? NONE : n->parent,
+                                     .n_tokens = n->n_tokens,
+                                     .tokens = n->tokens};
+}
+
+/* Only a whole page has others after it, of the same owner or after what is common; and there is
+ * one for the same tokens. */
+static bool may_restore(const PrefixCache *c, uint32_t parent, const struct prefix_node_info *n) {
+    const struct prefix_node *up = &c->nodes[parent];
+
+    if (n->n_tokens == 0 || n->n_tokens > PAGE || (n->owner == PREFIX_COMMON && n->n_tokens < PAGE))
+        return false;
+    if (parent != root_of(c) &&
+        (up->n_tokens < PAGE || (up->owner != n->owner && up->owner != PREFIX_COMMON)))
+        return false;
+    return n->n_tokens < PAGE || find_whole_of(c, parent, n->owner, n->tokens) == NONE;
+}
+
+bool prefix_restore(PrefixCache *c, uint32_t page, const struct prefix_node_info *node) {
+    uint32_t parent = node->parent == NONE ? root_of(c) : node->parent;
+
+    if (!may_restore(c, parent, node))
+        return false;
+    insert(c, page, parent, node->owner, node->tokens, node->n_tokens);
+    unlink_age(c, page);
+    make_oldest(c, page);
+    return true;
 }

@@ -79,3 +79,23 @@ bool prefix_take_copy(PrefixCache *c, uint32_t partial, uint32_t *ret_page);
  * first n_common to everyone, the others to `owner`. n_done 0: none is kept. */
 void prefix_release(PrefixCache *c, uint64_t owner, size_t n_common, const int32_t *tokens,
                     size_t n_done, const uint32_t *pages, size_t n_pages);
+
+/* ---- for what is kept in a file ---- */
+
+bool prefix_is_on(const PrefixCache *c);
+struct prefix_node_info {
+    uint64_t owner;
+    uint32_t parent; /* a page; KV_NO_PAGE: none */
+    uint32_t n_tokens;
+    const int32_t *tokens;
+};
+/* The page used last, and the one used before another; KV_NO_PAGE: there is none. No page is
+ * younger than its parent. */
+uint32_t prefix_youngest(const PrefixCache *c);
+uint32_t prefix_older(const PrefixCache *c, uint32_t page);
+struct prefix_node_info prefix_node_info(const PrefixCache *c, uint32_t page);
+/* Puts a page that the caller has taken into the tree, as the one that was used least recently.
+ * False where the tree can't have it so: the page stays the caller's. */
+bool prefix_restore(PrefixCache *c, uint32_t page, const struct prefix_node_info *node);
+/* Forgets what no sequence uses. */
+void prefix_clear(PrefixCache *c);

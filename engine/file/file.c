@@ -424,6 +424,10 @@ const void *model_file_part(const ModelFile *f, size_t i, size_t *ret_n) {
     return mapping_bytes(f->parts[i]);
 }
 
+struct timespec model_file_modified(const ModelFile *f, size_t i_part) {
+    return mapping_modified(f->parts[i_part]);
+}
+
 void model_file_ask_huge(const ModelFile *f) {
     for (uint32_t i = 0; i < f->n_parts; i++)
         mapping_ask_huge(f->parts[i]);

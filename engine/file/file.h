@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define FILE_DIMS_MAX    4
 #define FILE_NAME_MAX    63 /* bytes of a tensor name (ggml's own limit) */
@@ -49,6 +50,7 @@ bool model_file_is_lost(const ModelFile *f);
 /* The bytes of one of its mapped files. */
 size_t model_file_n_parts(const ModelFile *f);
 const void *model_file_part(const ModelFile *f, size_t i, size_t *ret_n);
+struct timespec model_file_modified(const ModelFile *f, size_t i_part);
 /* Asks the kernel for huge pages, which takes effect for what is not read yet. */
 void model_file_ask_huge(const ModelFile *f);
 /* Keeps in memory what is there and what comes; whole parts, as many as the limit allows. */

@@ -236,6 +236,10 @@ size_t mapping_n_bytes(const Mapping *m) {
     return m->n_bytes;
 }
 
+struct timespec mapping_modified(const Mapping *m) {
+    return m->modified;
+}
+
 static bool file_has_changed(const Mapping *m) {
     struct stat status;
 

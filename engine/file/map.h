@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define MAPPING_MAX 4096 /* alive in one process: every part of every model */
 
@@ -26,6 +27,7 @@ DEFINE_CLEANUP(Mapping *, mapping_close)
 
 const uint8_t *mapping_bytes(const Mapping *m);
 size_t mapping_n_bytes(const Mapping *m);
+struct timespec mapping_modified(const Mapping *m); /* when it was opened */
 /* True, and for ever, once a page could not be read or the file was seen to have been changed. Any
  * thread; one system call. */
 bool mapping_is_lost(Mapping *m);

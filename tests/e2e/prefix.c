@@ -1,6 +1,8 @@
 /* The prefix cache as requests see it: what their usage says, and whose prompts serve whom. */
 #include "tests/e2e/util-daemon.h"
 
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -174,6 +176,61 @@ static void test_progress_goes_on(void) {
     test_daemon_stop(&d);
 }
 
+/* What a daemon has computed its successor need not: for the same users alone. */
+static void expect_kept(const TestDaemon *d, TestUser *self) {
+    (void)self;
+    assert(ask(d, 1, false, NULL) == N_PROMPT - 1);
+}
+
+static void test_outlives_the_daemon(void) {
+    char config[300];
+    TestDaemon d;
+
+    test_daemon_init(&d);
+    (void)snprintf(config, sizeof(config),
+                   "[daemon]\nsocket_mode = 0666\n[engine]\nprefix_sharing = shared\n"
+                   "prefix_state = %s/state\n",
+                   d.directory);
+    test_daemon_configure(&d, config);
+    test_daemon_open(&d);
+    for (int i = 0; i < 3; i++) {
+        test_daemon_spawn(&d, NULL);
+        test_daemon_await(&d, "READY=1");
+        test_as(&d, ALICE, 0, i == 0 ? ask_twice : expect_kept);
+        if (i == 0)
+            test_as(&d, ALICE, 0, offer);
+        else
+            test_as(&d, BOB, 0, i == 1 ? ask_twice : expect_offer);
+        if (i < 2)
+            assert(kill(d.pid, SIGTERM) == 0 && test_daemon_wait(&d) == 0);
+    }
+    assert(test_daemon_logged(&d, "cached tokens in"));
+    test_daemon_stop(&d);
+}
+
+/* What is in the file is not what was written: it is said, and everything is computed. */
+static void test_damage_is_not_believed(void) {
+    char config[300], path[200];
+    TestDaemon d;
+    FILE *f;
+
+    test_daemon_init(&d);
+    (void)snprintf(config, sizeof(config), "[engine]\nprefix_state = %s/state\n", d.directory);
+    (void)snprintf(path, sizeof(path), "%s/state/demo.kv", d.directory);
+    test_daemon_configure(&d, config);
+    test_daemon_spawn(&d, NULL);
+    test_daemon_await(&d, "READY=1");
+    assert(ask(&d, 1, false, NULL) == 0);
+    assert(kill(d.pid, SIGTERM) == 0 && test_daemon_wait(&d) == 0);
+    f = fopen(path, "r+");
+    assert(f && fseek(f, 70000, SEEK_SET) == 0 && fputs("mend me", f) >= 0 && fclose(f) == 0);
+    test_daemon_spawn(&d, NULL);
+    test_daemon_await(&d, "READY=1");
+    assert(test_daemon_logged(&d, "begins empty"));
+    assert(ask(&d, 1, false, NULL) == 0 && ask(&d, 1, false, NULL) == N_PROMPT - 1);
+    test_daemon_stop(&d);
+}
+
 /* What was cached is not charged to the window. */
 static void test_cached_tokens_are_free(void) {
     struct grokd_generate_request request;
@@ -199,8 +256,14 @@ static void test_cached_tokens_are_free(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(the_second_prompt_is_cached), TEST(without_a_cache),  TEST(users_are_kept_apart),
-        TEST(what_is_shared_serves_all),   TEST(progress_goes_on), TEST(cached_tokens_are_free),
+        TEST(the_second_prompt_is_cached),
+        TEST(without_a_cache),
+        TEST(users_are_kept_apart),
+        TEST(what_is_shared_serves_all),
+        TEST(outlives_the_daemon),
+        TEST(damage_is_not_believed),
+        TEST(progress_goes_on),
+        TEST(cached_tokens_are_free),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

@@ -18,6 +18,7 @@ BEGIN {
     theirs["protobuf-c/"] = "proto daemon client tests"
     theirs["google/"] = "proto"
     theirs["jansson.h"] = "engine client tests"
+    theirs["xxhash.h"] = "engine tests"
     theirs["nghttp2/"] = "proto tests"
     theirs["cblas"] = "engine tests"
     theirs["openblas"] = "engine tests"

@@ -16,9 +16,16 @@ work() {
         "${ctl[@]}" score 'Hello there' && "${ctl[@]}" unload demo
 }
 
+kept() {
+    [ -s "$scratch/state/demo.kv" ]
+}
+
+printf '[engine]\nprefix_state = %s\n' "$scratch/state" >"$scratch/state.conf"
 grokd_under=(strace -D -f -qq -o "$scratch/trace" --signal=none)
-check "grokd starts" start_grokd --model demo="$root/engine/demo/model-q8_0.gguf"
+check "grokd starts" start_grokd --config "$scratch/state.conf" --model demo="$root/engine/demo/model-q8_0.gguf"
 check "grokd works" work
+check "its prefix cache was kept" kept
+check "grokd works again" work
 check "grokd stops" stop_grokd
 check "its system calls are allowed" "$root/tests/systemd/syscalls.py" \
     "$root/systemd/grokd.service" "$scratch/trace"
