@@ -24,7 +24,7 @@ static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const 
         if (m->n_rows < PANEL_ROWS_MIN)                                                            \
             gemv(m, wide_format_##name);                                                           \
         else                                                                                       \
-            panel_mul(m, wide_format_##name, unpack_panel_##name);                                 \
+            panel_mul(m, wide_format_##name, unpack_panel_##name, panel_share);                    \
     }
 
 MUL(q4_0)

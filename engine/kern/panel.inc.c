@@ -103,6 +103,21 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_fo
     }
 }
 
+/* Block b of row i: its integers into the sums that leave with y. */
+static ALWAYS_INLINE void fold_plain(const struct weight_panel *p, struct wide_format f,
+                                     const struct panel_rows *r, int i, int b,
+                                     const vi dot[PANEL_VECS], vf y[PANEL_VECS]) {
+    vf d = vf_set1(row_scales(r, i)[b]);
+
+#pragma GCC unroll 4
+    for (int v = 0; v < PANEL_VECS; v++) {
+        y[v] = vf_fma(vf_mul(vf_load(p->d[b] + v * VI_LANES), d), vf_from(dot[v]), y[v]);
+        if (f.has_min)
+            y[v] = vf_fma(vf_mul(vf_load(p->m[b] + v * VI_LANES), d),
+                          vf_set1((float)row_sums(r, i)[b]), y[v]);
+    }
+}
+
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_format f,
                                      const struct panel_rows *r, int n_rows, int n_blocks) {
     vf y[PANEL_ROWS][PANEL_VECS];
@@ -116,23 +131,37 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
     for (int b = 0; b < n_blocks; b++) {
         dot_steps(p, f, 8 * b, 8, r, n_rows, b, dot);
 #pragma GCC unroll 6
-        for (int i = 0; i < n_rows; i++) {
-            vf d = vf_set1(row_scales(r, i)[b]);
-
-#pragma GCC unroll 4
-            for (int v = 0; v < PANEL_VECS; v++) {
-                y[i][v] =
-                    vf_fma(vf_mul(vf_load(p->d[b] + v * VI_LANES), d), vf_from(dot[i][v]), y[i][v]);
-                if (f.has_min)
-                    y[i][v] = vf_fma(vf_mul(vf_load(p->m[b] + v * VI_LANES), d),
-                                     vf_set1((float)row_sums(r, i)[b]), y[i][v]);
-            }
-        }
+        for (int i = 0; i < n_rows; i++)
+            fold_plain(p, f, r, i, b, dot[i], y[i]);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
         for (int v = 0; v < PANEL_VECS; v++)
             vf_store(r->y[i] + v * VI_LANES, y[i][v]);
+    }
+}
+
+/* The super-block of row i likewise, with the scale and the scale of the mins of each output. */
+static ALWAYS_INLINE void fold_super(const struct weight_panel *p, struct wide_format f,
+                                     const struct panel_rows *r, int i, const vi sum[PANEL_VECS],
+                                     const vf wd[PANEL_VECS], const vf wm[PANEL_VECS]) {
+    vf d = vf_set1(row_scales(r, i)[0]);
+    const int16_t *sums = row_sums(r, i) + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
+
+#pragma GCC unroll 4
+    for (int v = 0; v < PANEL_VECS; v++) {
+        float *at = r->y[i] + v * VI_LANES;
+        vf y = vf_fma(vf_mul(wd[v], d), vf_from(sum[v]), vf_load(at));
+
+        if (f.has_min) {
+            vi mins = vi_set1(0);
+
+#pragma GCC unroll 8
+            for (int j = 0; j < f.n_sub / 2; j++)
+                mins = vi_dot2(mins, p->min[j][v], broadcast_bytes(sums + 2 * j));
+            y = vf_fnma(vf_mul(wm[v], d), vf_from(mins), y);
+        }
+        vf_store(at, y);
     }
 }
 
@@ -160,26 +189,8 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
 #pragma GCC unroll 6
-    for (int i = 0; i < n_rows; i++) {
-        vf d = vf_set1(row_scales(r, i)[0]);
-        const int16_t *sums = row_sums(r, i) + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
-
-#pragma GCC unroll 4
-        for (int v = 0; v < PANEL_VECS; v++) {
-            float *at = r->y[i] + v * VI_LANES;
-            vf y = vf_fma(vf_mul(wd[v], d), vf_from(sum[i][v]), vf_load(at));
-
-            if (f.has_min) {
-                vi mins = vi_set1(0);
-
-#pragma GCC unroll 8
-                for (int j = 0; j < f.n_sub / 2; j++)
-                    mins = vi_dot2(mins, p->min[j][v], broadcast_bytes(sums + 2 * j));
-                y = vf_fnma(vf_mul(wm[v], d), vf_from(mins), y);
-            }
-            vf_store(at, y);
-        }
-    }
+    for (int i = 0; i < n_rows; i++)
+        fold_super(p, f, r, i, sum[i], wd, wm);
 }
 
 /* ---- unpacking ---- */
@@ -236,9 +247,10 @@ static void store_panel(const struct kern_mul *m, const struct panel_work *work,
                      n * sizeof(float));
 }
 
-/* How many of the rows left are next: as even as can be, so that no small group is left over. */
-static inline uint32_t next_group(uint32_t n_left) {
-    uint32_t n_groups = (n_left + PANEL_ROWS - 1) / PANEL_ROWS;
+/* How many of the rows left are next, at most n_max: as even as can be, so that no small group is
+ * left over. */
+static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
+    uint32_t n_groups = (n_left + n_max - 1) / n_max;
 
     return (n_left + n_groups - 1) / n_groups;
 }
@@ -271,6 +283,20 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format 
     }
 }
 
+/* A panel's share of the sums of all rows; r is where it is in rows. */
+typedef void panel_share_fn(struct panel_work *work, struct wide_format f, struct panel_rows *r,
+                            uint32_t n_rows, int n_blocks);
+
+static ALWAYS_INLINE void panel_share(struct panel_work *work, struct wide_format f,
+                                      struct panel_rows *r, uint32_t n_rows, int n_blocks) {
+    for (uint32_t at = 0, n; at < n_rows; at += n) {
+        n = next_group(n_rows - at, PANEL_ROWS);
+        r->act = work->act + at;
+        r->y = work->y + at;
+        tile(&work->panel, f, r, n, n_blocks);
+    }
+}
+
 /* Where the weights are that come PANELS_AHEAD panels after this one: at most a few rows past the
  * product's, which are those of the next one. */
 static ALWAYS_INLINE const uint8_t *panel_ahead(const struct kern_mul *m, struct wide_format f,
@@ -282,15 +308,14 @@ static ALWAYS_INLINE const uint8_t *panel_ahead(const struct kern_mul *m, struct
 }
 
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
-                                    unpack_panel_fn *unpack) {
+                                    unpack_panel_fn *unpack, panel_share_fn *share) {
     uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, n_sums = f.super ? KERN_SUPER_SUMS : 1;
     struct panel_work *work = m->scratch;
     size_t d_at = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
     size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
 
-    for (uint32_t row = 0; row < m->n_rows; row += PANEL_Y_ROWS) {
-        uint32_t n_rows = m->n_rows - row < PANEL_Y_ROWS ? m->n_rows - row : PANEL_Y_ROWS;
-
+    for (uint32_t row = 0, n_rows; row < m->n_rows; row += n_rows) {
+        n_rows = next_group(m->n_rows - row, PANEL_Y_ROWS);
         for (uint32_t i = 0; i < n_rows; i++)
             work->act[i] = m->x->data + (m->rows ? m->rows[row + i] : row + i) * m->x->stride;
         for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
@@ -298,18 +323,15 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
             for (uint32_t k = 0; k < m->x->k; k += PANEL_K) {
                 uint32_t n_k = m->x->k - k < PANEL_K ? m->x->k - k : PANEL_K;
                 int n_blocks = (int)(n_k / block);
-                struct panel_rows r = {.a = k,
+                struct panel_rows r = {.act = work->act,
+                                       .a = k,
                                        .d = d_at + k / block * sizeof(float),
-                                       .sums = sums_at + k / block * n_sums * sizeof(int16_t)};
+                                       .sums = sums_at + k / block * n_sums * sizeof(int16_t),
+                                       .y = work->y};
 
                 unpack_panel(&work->panel, m, f, unpack, out, k / block, n_blocks,
                              panel_ahead(m, f, block, out, k));
-                for (uint32_t at = 0, n; at < n_rows; at += n) {
-                    n = next_group(n_rows - at);
-                    r.act = work->act + at;
-                    r.y = work->y + at;
-                    tile(&work->panel, f, &r, n, n_blocks);
-                }
+                share(work, f, &r, n_rows, n_blocks);
             }
             store_panel(m, work, out, row, n_rows);
         }
