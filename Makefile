@@ -189,7 +189,8 @@ $(call under,$(C_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(util_OBJ)
 $(call under,$(tool_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o
 $(call under,$(unit_base_TESTS)): $(base_OBJ)
 $(call under,$(unit_engine_TESTS) $(tool_TESTS)): $(engine_OBJ)
-$(call under,$(unit_engine_TESTS)): $(BUILD)/tests/util/tiny-model.o $(BUILD)/tests/util/spm-write.o
+$(call under,$(unit_engine_TESTS)): $(BUILD)/tests/util/tiny-model.o $(BUILD)/tests/util/spm-write.o \
+                                  $(BUILD)/tests/util/team.o
 $(call under,$(unit_proto_TESTS)): $(proto_OBJ)
 $(call under,$(unit_client_TESTS)): $(client_OBJ)
 $(call under,$(unit_daemon_TESTS)): $(daemon_OBJ)

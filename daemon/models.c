@@ -441,9 +441,15 @@ int models_init(Models *m, Daemon *daemon) {
         return r;
     m->progress.data = m;
     r = gk_pool_new(&m->pool, (unsigned)daemon->config->n_threads, &error);
-    if (r != 0)
+    if (r != 0) {
         log_error("can't start the compute threads: %s", error.text);
-    return r == 0 ? 0 : -ENOTRECOVERABLE;
+        return -ENOTRECOVERABLE;
+    }
+    if ((unsigned)daemon->config->n_threads > gk_pool_n_threads(m->pool))
+        log_warning("threads = %u: grokd may use %u CPUs (affinity and quota of its cgroup) and "
+                    "starts no more threads than that",
+                    (unsigned)daemon->config->n_threads, gk_pool_n_threads(m->pool));
+    return 0;
 }
 
 static bool is_readable(const char *path) {

@@ -102,11 +102,16 @@ unsigned cpus_quota(const char *list, const char *mount) {
     return least;
 }
 
-unsigned cpus_usable(cpu_set_t *ret_mask) {
-    unsigned n, quota = cpus_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+const struct cpus_sources cpus_kernel = {
+    .cgroups = "/proc/self/cgroup", .cgroup_mount = "/sys/fs/cgroup", .nodes = CPUS_NODES};
+
+unsigned cpus_usable(const struct cpus_sources *sources, cpu_set_t *ret_mask) {
+    unsigned n, quota = cpus_quota(sources->cgroups, sources->cgroup_mount);
 
     CPU_ZERO(ret_mask);
-    if (sched_getaffinity(0, sizeof(*ret_mask), ret_mask) < 0)
+    if (sources->allowed)
+        *ret_mask = *sources->allowed;
+    else if (sched_getaffinity(0, sizeof(*ret_mask), ret_mask) < 0)
         CPU_ZERO(ret_mask); /* more CPUs than the mask holds: nothing is pinned */
     n = (unsigned)CPU_COUNT(ret_mask);
     if (n == 0)

@@ -4,8 +4,16 @@
 #include <sched.h>
 #include <stddef.h>
 
+/* Where the kernel tells of CPUs; tests have trees of their own. */
+struct cpus_sources {
+    const char *cgroups, *cgroup_mount; /* see cpus_quota() */
+    const char *nodes;                  /* see cpus_n_nodes() */
+    const cpu_set_t *allowed;           /* NULL: the affinity mask */
+};
+extern const struct cpus_sources cpus_kernel;
+
 /* The affinity mask, and how many threads make sense on it: at least 1. */
-unsigned cpus_usable(cpu_set_t *ret_mask);
+unsigned cpus_usable(const struct cpus_sources *sources, cpu_set_t *ret_mask);
 /* CPUs' worth of quota, rounded up, that the cgroups in `list` (/proc/self/cgroup) leave below
  * `mount` (/sys/fs/cgroup); 0: no limit. */
 unsigned cpus_quota(const char *list, const char *mount);

@@ -27,8 +27,9 @@ typedef struct GkSeq GkSeq;
 
 /* ---- the compute pool: shared by the engines of one process, used by one step at a time ---- */
 
-/* n_threads 0: the CPUs this process may use (affinity mask and cgroup quota). The calling thread
- * of gk_step() is one of the n; the others are started here, pinned one to a CPU. */
+/* n_threads 0: the CPUs this process may use (affinity mask and cgroup quota); never more than
+ * these, whatever is asked for. The calling thread of gk_step() is one of the n; the others are
+ * started here, pinned one to a CPU. */
 int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr);
 GkPool *gk_pool_free(GkPool *pool);
 unsigned gk_pool_n_threads(const GkPool *pool);

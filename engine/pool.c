@@ -45,7 +45,8 @@ struct GkPool {
     pool_fn *run;
     void *userdata;
     bool stop;
-    int64_t spin_ns;     /* 0 where members share CPUs: spinning would keep others from working */
+    int64_t
+        spin_ns; /* 0 where members share CPUs, as in tests: it would keep others from working */
     struct gate work;    /* moves on when there is something to run, or to stop */
     struct gate barrier; /* moves on when all have arrived */
     _Alignas(64) atomic_uint n_arrived;
@@ -178,19 +179,19 @@ static int start_member(GkPool *pool, unsigned i, int cpu) {
     return r;
 }
 
-int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
+int pool_new(GkPool **ret, unsigned n_threads, const struct cpus_sources *sources, Error *reterr) {
     CLEANUP(gk_pool_freep) GkPool *pool = NULL;
     int order[CPU_SETSIZE]; /* members of a node are neighbours */
     unsigned n_usable, n_wanted;
-    cpu_set_t cpus;
+    cpu_set_t cpus, here;
     bool pinned;
     int r;
 
-    n_usable = cpus_usable(&cpus);
-    n_wanted = n_threads ? n_threads : n_usable;
-    if (n_wanted > THREADS_MAX)
+    if (n_threads > THREADS_MAX)
         return error_set(reterr, GK_E_INVALID, "%u threads are more than the %d that are allowed",
-                         n_wanted, THREADS_MAX);
+                         n_threads, THREADS_MAX);
+    n_usable = MIN(cpus_usable(sources, &cpus), (unsigned)THREADS_MAX);
+    n_wanted = n_threads ? MIN(n_threads, n_usable) : n_usable;
     pool = alloc_aligned(sizeof(*pool));
     if (!pool)
         return error_set(reterr, -ENOMEM, "out of memory");
@@ -198,10 +199,10 @@ int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
     if (!pool->members)
         return error_set(reterr, -ENOMEM, "out of memory");
     pool->n = 1;
-    pool->spin_ns = n_wanted <= n_usable ? SPIN_NS : 0;
+    pool->spin_ns = n_wanted <= cpus_usable(&cpus_kernel, &here) ? SPIN_NS : 0;
     pinned = n_wanted > 1 && n_wanted <= (unsigned)CPU_COUNT(&cpus);
     if (pinned)
-        (void)cpus_by_node(CPUS_NODES, &cpus, order, ARRAY_SIZE(order));
+        (void)cpus_by_node(sources->nodes, &cpus, order, ARRAY_SIZE(order));
     pool->members[0] = (struct member){.pool = pool, .cpu = pinned ? order[0] : -1};
     for (unsigned i = 1; i < n_wanted; i++) {
         r = start_member(pool, i, pinned ? order[i] : -1);
@@ -212,6 +213,10 @@ int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
     }
     *ret = take_ptr(pool);
     return 0;
+}
+
+int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
+    return pool_new(ret, n_threads, &cpus_kernel, reterr);
 }
 
 GkPool *gk_pool_free(GkPool *pool) {

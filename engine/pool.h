@@ -10,6 +10,11 @@
 
 #include <stdatomic.h>
 
+struct cpus_sources;
+
+/* gk_pool_new() with these in the place of the kernel's. */
+int pool_new(GkPool **ret, unsigned n_threads, const struct cpus_sources *sources, Error *reterr);
+
 typedef void pool_fn(void *userdata, unsigned i_thread);
 
 /* Runs fn on every member and returns when all have returned. */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +66,27 @@ static void test_no_model_configured_means_the_demo(void) {
     assert(grokd_list_models(client, &list, NULL) == GROKD_OK && list->n_models == 1);
     assert(list->models[0]->is_demo && list->models[0]->is_default);
     assert(test_daemon_logged(&d, "no model is configured"));
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
+/* Never more threads than CPUs that it may use, and it says so. */
+static void test_threads_are_capped(void) {
+    ANSWER grokd_status_response *status = NULL;
+    CLIENT *client = NULL;
+    cpu_set_t cpus;
+    TestDaemon d;
+
+    assert(sched_getaffinity(0, sizeof(cpus), &cpus) == 0);
+    test_daemon_init(&d);
+    test_daemon_configure(&d, "[engine]\nthreads = 1024\n");
+    test_daemon_spawn(&d, demo);
+    test_daemon_await(&d, "READY=1");
+    client = test_connect(&d);
+    assert(grokd_status(client, &status, NULL) == GROKD_OK);
+    assert(status->threads >= 1 && status->threads <= (unsigned)CPU_COUNT(&cpus));
+    assert(test_daemon_logged(&d, "threads = 1024: grokd may use"));
+    expect_tar(&d, NULL);
     client = grokd_client_free(client);
     test_daemon_stop(&d);
 }
@@ -306,6 +328,7 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(notifies_in_order),
         TEST(no_model_configured_means_the_demo),
+        TEST(threads_are_capped),
         TEST(feeds_the_watchdog_idle_and_busy),
         TEST(no_watchdog_asked_none_fed),
         {"term_lets_running_answers_end", test_term_lets_running_answers_end, 30},

@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "engine/engine.h"
 #include "engine/internal.h"
+#include "tests/util/team.h"
 #include "tests/util/test.h"
 
 #include <math.h>
@@ -45,7 +46,7 @@ static GkEngine *open_engine(const char *kind, unsigned n_threads) {
 
     (void)snprintf(path, sizeof(path), GOLDEN "model-%s.gguf", kind);
     o.path = path;
-    assert(gk_pool_new(&o.pool, n_threads, NULL) == 0);
+    o.pool = test_team(n_threads, 1);
     assert(gk_engine_open(&e, &o, NULL) == 0);
     return e;
 }

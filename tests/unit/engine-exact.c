@@ -4,6 +4,7 @@
  */
 #include "base/alloc.h"
 #include "engine/engine.h"
+#include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
 #include "tests/util/tiny-model.h"
@@ -84,7 +85,7 @@ static float *run(const struct model *model, const struct way *w, size_t *ret_n_
     struct seen seen = {0};
     GkEngine *e;
 
-    assert(gk_pool_new(&o.pool, w->n_threads, NULL) == 0);
+    o.pool = test_team(w->n_threads, 1);
     assert(gk_engine_open(&e, &o, NULL) == 0);
     *ret_n_vocab = gk_engine_info(e)->n_vocab;
     seen.logits = alloc_array(N_PROMPT * *ret_n_vocab, sizeof(float));

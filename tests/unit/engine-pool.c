@@ -3,6 +3,7 @@
 #include "base/macro.h"
 #include "engine/cpus.h"
 #include "engine/pool.h"
+#include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
 
@@ -16,11 +17,7 @@
 #define THREADS 8
 
 static GkPool *new_pool(unsigned n) {
-    GkPool *pool = NULL;
-
-    assert(gk_pool_new(&pool, n, NULL) == 0);
-    assert(gk_pool_n_threads(pool) == n);
-    return pool;
+    return test_team(n, 1);
 }
 
 /*
@@ -249,7 +246,7 @@ static void test_default_is_what_the_process_may_use(void) {
     struct cpus cpus = {0};
     GkPool *pool = NULL;
     cpu_set_t all, one;
-    unsigned usable = cpus_usable(&all);
+    unsigned usable = cpus_usable(&cpus_kernel, &all);
     int first = 0, n = CPU_COUNT(&all);
 
     assert(usable >= 1 && usable <= (unsigned)n);
@@ -268,11 +265,10 @@ static void test_default_is_what_the_process_may_use(void) {
     CPU_ZERO(&one);
     CPU_SET(first, &one);
     assert(sched_setaffinity(0, sizeof(one), &one) == 0);
-    assert(gk_pool_new(&pool, 0, NULL) == 0 && gk_pool_n_threads(pool) == 1);
-    gk_pool_free(pool);
-    pool = new_pool(3); /* more than CPUs: works, not pinned */
-    pool_run(pool, note_cpus, &cpus);
-    gk_pool_free(pool);
+    for (unsigned n_asked = 0; n_asked <= 3; n_asked++) {
+        assert(gk_pool_new(&pool, n_asked, NULL) == 0 && gk_pool_n_threads(pool) == 1);
+        gk_pool_free(pool);
+    }
 }
 
 /* ---- quotas ---- */
@@ -329,6 +325,32 @@ static void test_quota_v1(void) {
     assert(cpus_quota(list, mount) == 0);
 }
 
+/* Whatever is asked for, and although the mask has more. */
+static void test_quota_caps_the_team(void) {
+    const char *list = temp_path("list4"), *mount = temp_path("cap");
+    struct cpus_sources sources = {.cgroups = list, .cgroup_mount = mount, .nodes = CPUS_NODES};
+    static const unsigned expected[] = {3, 1, 2, 3, 3, 3};
+    cpu_set_t allowed;
+
+    CPU_ZERO(&allowed);
+    for (int cpu = 0; cpu < 6; cpu++)
+        CPU_SET(cpu, &allowed);
+    sources.allowed = &allowed;
+    write_file(list, "0::/a\n");
+    write_file(temp_path("cap/a/cpu.max"), "250000 100000\n");
+    for (unsigned n_asked = 0; n_asked < ARRAY_SIZE(expected); n_asked++) {
+        struct runs runs = {0};
+        GkPool *pool = NULL;
+
+        assert(pool_new(&pool, n_asked, &sources, NULL) == 0);
+        assert(gk_pool_n_threads(pool) == expected[n_asked]);
+        pool_run(pool, count_run, &runs);
+        for (unsigned i = 0; i < THREADS; i++)
+            assert(runs.n[i] == (i < expected[n_asked]));
+        gk_pool_free(pool);
+    }
+}
+
 static void test_quota_nonsense_is_no_limit(void) {
     static const char *const texts[] = {"",         "\n",  "max",  "100000",
                                         "0 100000", "5 0", "-3 5", "x y"};
@@ -356,6 +378,7 @@ int main(int argc, char **argv) {
         TEST(default_is_what_the_process_may_use),
         TEST(quota_v2),
         TEST(quota_v1),
+        TEST(quota_caps_the_team),
         TEST(quota_nonsense_is_no_limit),
     };
 

@@ -5,6 +5,7 @@
  */
 #include "base/macro.h"
 #include "engine/engine.h"
+#include "tests/util/team.h"
 #include "tests/util/test.h"
 
 #include <dlfcn.h>
@@ -121,7 +122,7 @@ static void check(const char *path, enum gk_kv_type kv, unsigned n_threads) {
 
     if (SANITIZED)
         test_skip("the sanitizer has its own malloc()");
-    assert(gk_pool_new(&o.pool, n_threads, NULL) == 0);
+    o.pool = test_team(n_threads, 1);
     assert(gk_engine_open(&e, &o, NULL) == 0);
     make_sequences(e, seqs);
     for (uint32_t i = 0; i < 50; i++)
