@@ -107,8 +107,7 @@ static double step_seconds_at_roof(const struct bench *b, double n_rows, double 
         step_bytes(b->info, n_rows) + n_rows * context * (double)b->info->n_kv_bytes_per_token;
     double ops = n_rows * row_ops(b->info, true);
 
-    return MAX(bytes / b->roofs.read_bytes_per_second,
-               b->roofs.int8_ops_per_second > 0 ? ops / b->roofs.int8_ops_per_second : 0);
+    return MAX(bytes / b->roofs.read_bytes_per_second, ops / b->roofs.int8_ops_per_second);
 }
 
 /* ---- runs ---- */
@@ -297,13 +296,23 @@ static int run(struct bench *b) {
 
 /* ---- command line ---- */
 
-static int usage(FILE *to, int code) {
-    (void)fprintf(to,
-                  "Usage: bench --model FILE [--threads N] [--prefill 512,...] [--decode N]\n"
-                  "             [--context 0,2048,...] [--batch 1,8,...] [--repeat N] [--rows N]\n"
-                  "             [--isa NAME] [--kv f16|f32|q8_0] [--json]\n");
-    return code;
-}
+static const char usage_text[] =
+    "Usage: bench --model FILE [OPTION]...\n"
+    "Measure how fast a model runs here, and what share of this machine's limits that is.\n"
+    "\n"
+    "  --model FILE          the model: GGUF\n"
+    "  --threads N           compute threads, at most the CPUs that may be used (default: these)\n"
+    "  --prefill N,...       read prompts of so many tokens (512)\n"
+    "  --decode N            generate so many tokens (16); 0: don't\n"
+    "  --context N,...       after so many positions (0)\n"
+    "  --batch N,...         for so many sequences together, at most 256 (none)\n"
+    "  --repeat N            runs of each, of which the median is given (3)\n"
+    "  --rows N              rows of one step at most (512)\n"
+    "  --isa NAME            kernels of this tier, and roofs of its instructions: generic, avx2,\n"
+    "                        avxvnni, avx512, vnni (the best)\n"
+    "  --kv f16|f32|q8_0     type of the KV cache (f16)\n"
+    "  --json                print one line of JSON\n"
+    "  --help                print this\n";
 
 static int parse_list(const char *text, struct list *ret) {
     ret->n = 0;
@@ -332,12 +341,19 @@ static int parse_kv(const char *text, enum gk_kv_type *ret) {
 
 static int parse_arguments(int argc, char **argv, struct arguments *a) {
     static const struct option options[] = {
-        {"model", required_argument, NULL, 'm'},   {"threads", required_argument, NULL, 't'},
-        {"prefill", required_argument, NULL, 'p'}, {"decode", required_argument, NULL, 'd'},
-        {"context", required_argument, NULL, 'c'}, {"batch", required_argument, NULL, 'b'},
-        {"repeat", required_argument, NULL, 'r'},  {"rows", required_argument, NULL, 'R'},
-        {"isa", required_argument, NULL, 'i'},     {"kv", required_argument, NULL, 'k'},
-        {"json", no_argument, NULL, 'j'},          {NULL, 0, NULL, 0},
+        {"model", required_argument, NULL, 'm'},
+        {"threads", required_argument, NULL, 't'},
+        {"prefill", required_argument, NULL, 'p'},
+        {"decode", required_argument, NULL, 'd'},
+        {"context", required_argument, NULL, 'c'},
+        {"batch", required_argument, NULL, 'b'},
+        {"repeat", required_argument, NULL, 'r'},
+        {"rows", required_argument, NULL, 'R'},
+        {"isa", required_argument, NULL, 'i'},
+        {"kv", required_argument, NULL, 'k'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     int c, r = 0;
 
@@ -376,6 +392,9 @@ static int parse_arguments(int argc, char **argv, struct arguments *a) {
         case 'j':
             a->json = true;
             break;
+        case 'h':
+            (void)fputs(usage_text, stdout);
+            exit(0);
         default:
             r = -1;
             break;
@@ -410,11 +429,16 @@ int main(int argc, char **argv) {
     Error error = ERROR_INIT;
     int r;
 
-    if (parse_arguments(argc, argv, &a) != 0)
-        return usage(stderr, 2);
+    if (parse_arguments(argc, argv, &a) != 0) {
+        (void)fprintf(stderr, "bench: wrong arguments; --help tells which there are\n");
+        return 2;
+    }
     if (gk_pool_new(&b.pool, a.n_threads, &error) != 0)
         die("can't start threads", &error);
-    b.roofs = roofs_measure(gk_pool_n_threads(b.pool));
+    if (a.n_threads > gk_pool_n_threads(b.pool))
+        (void)fprintf(stderr, "bench: note: %u threads, no more CPUs may be used here\n",
+                      gk_pool_n_threads(b.pool));
+    b.roofs = roofs_measure(gk_pool_n_threads(b.pool), a.isa);
     options = (struct gk_options){
         .path = a.model,
         .pool = b.pool,

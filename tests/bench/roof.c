@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/macro.h"
+#include "engine/engine.h"
 
 #include <immintrin.h>
 #include <pthread.h>
@@ -27,98 +28,76 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Each loop does COMPUTE_ROUNDS × ACCUMULATORS vector operations and gives the operations done. */
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) static double int8_vnni(void) {
-    __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5), acc[ACCUMULATORS];
-
-    for (int i = 0; i < ACCUMULATORS; i++) {
-        acc[i] = _mm512_set1_epi32(i);
-        __asm__ volatile("" : "+v"(acc[i])); /* else equal chains are computed once */
+/*
+ * A loop of COMPUTE_ROUNDS × ACCUMULATORS steps, which gives the operations done. The empty
+ * assembler statements keep the compiler from computing equal chains, or equal products, once.
+ */
+#define PEAK_LOOP(name, isa, vector, zero, step, add, ops_per_step)                                \
+    __attribute__((target(isa))) static double name(void) {                                        \
+        vector a = zero(), b = zero(), acc[ACCUMULATORS];                                          \
+                                                                                                   \
+        for (int i = 0; i < ACCUMULATORS; i++) {                                                   \
+            acc[i] = zero();                                                                       \
+            __asm__ volatile("" : "+x"(acc[i]));                                                   \
+        }                                                                                          \
+        for (unsigned long long r = 0; r < COMPUTE_ROUNDS; r++) {                                  \
+            _Pragma("GCC unroll 12") for (int i = 0; i < ACCUMULATORS; i++) {                      \
+                acc[i] = step(acc[i], a, b);                                                       \
+                __asm__ volatile("" : "+x"(a));                                                    \
+            }                                                                                      \
+            __asm__ volatile("" : "+x"(b));                                                        \
+        }                                                                                          \
+        for (int i = 1; i < ACCUMULATORS; i++)                                                     \
+            acc[0] = add(acc[0], acc[i]);                                                          \
+        __asm__ volatile("" : : "x"(acc[0]));                                                      \
+        return (double)COMPUTE_ROUNDS * ACCUMULATORS * (ops_per_step);                             \
     }
-    for (unsigned long long r = 0; r < COMPUTE_ROUNDS; r++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < ACCUMULATORS; i++)
-            acc[i] = _mm512_dpbusd_epi32(acc[i], a, b);
-        __asm__ volatile("" : "+v"(a), "+v"(b));
-    }
-    for (int i = 1; i < ACCUMULATORS; i++)
-        acc[0] = _mm512_add_epi32(acc[0], acc[i]);
-    __asm__ volatile("" : : "v"(acc[0]));
-    return (double)COMPUTE_ROUNDS * ACCUMULATORS * 128;
-}
 
-__attribute__((target("avx2"))) static double int8_avx2(void) {
-    __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5), ones = _mm256_set1_epi16(1);
-    __m256i acc[ACCUMULATORS];
+/* Without an 8-bit dot product: widened to 16 bits, or multiplied and widened in two more steps. */
+#define STEP_MADD_128(acc, a, b) _mm_add_epi32(acc, _mm_madd_epi16(a, b))
+#define STEP_MADD_256(acc, a, b)                                                                   \
+    _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), b))
+#define STEP_MADD_512(acc, a, b)                                                                   \
+    _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), b))
+#define STEP_FMA_128(acc, a, b) _mm_add_ps(_mm_mul_ps(acc, a), b)
+#define STEP_FMA_256(acc, a, b) _mm256_fmadd_ps(acc, a, b)
+#define STEP_FMA_512(acc, a, b) _mm512_fmadd_ps(acc, a, b)
 
-    for (int i = 0; i < ACCUMULATORS; i++) {
-        acc[i] = _mm256_set1_epi32(i);
-        __asm__ volatile("" : "+x"(acc[i]));
-    }
-    for (unsigned long long r = 0; r < COMPUTE_ROUNDS; r++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < ACCUMULATORS; i++) {
-            __m256i p = _mm256_maddubs_epi16(a, b);
+PEAK_LOOP(int8_sse2, "sse2", __m128i, _mm_setzero_si128, STEP_MADD_128, _mm_add_epi32, 16)
+PEAK_LOOP(int8_avx2, "avx2", __m256i, _mm256_setzero_si256, STEP_MADD_256, _mm256_add_epi32, 64)
+PEAK_LOOP(int8_avxvnni, "avx2,avxvnni", __m256i, _mm256_setzero_si256, _mm256_dpbusd_avx_epi32,
+          _mm256_add_epi32, 64)
+PEAK_LOOP(int8_avx512, "avx512f,avx512bw", __m512i, _mm512_setzero_si512, STEP_MADD_512,
+          _mm512_add_epi32, 128)
+PEAK_LOOP(int8_vnni, "avx512f,avx512bw,avx512vnni", __m512i, _mm512_setzero_si512,
+          _mm512_dpbusd_epi32, _mm512_add_epi32, 128)
+PEAK_LOOP(f32_sse2, "sse2", __m128, _mm_setzero_ps, STEP_FMA_128, _mm_add_ps, 8)
+PEAK_LOOP(f32_avx2, "avx2,fma", __m256, _mm256_setzero_ps, STEP_FMA_256, _mm256_add_ps, 16)
+PEAK_LOOP(f32_avx512, "avx512f", __m512, _mm512_setzero_ps, STEP_FMA_512, _mm512_add_ps, 32)
 
-            __asm__ volatile("" : "+x"(a));
-            acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(p, ones));
-        }
-        __asm__ volatile("" : "+x"(b));
-    }
-    for (int i = 1; i < ACCUMULATORS; i++)
-        acc[0] = _mm256_add_epi32(acc[0], acc[i]);
-    __asm__ volatile("" : : "x"(acc[0]));
-    return (double)COMPUTE_ROUNDS * ACCUMULATORS * 64;
-}
+/* Those of gk_isa_names(), with their widest instructions. */
+static const struct tier {
+    const char *isa;
+    double (*int8)(void), (*f32)(void);
+} tiers[] = {
+    {"generic", int8_sse2, f32_sse2},    {"avx2", int8_avx2, f32_avx2},
+    {"avxvnni", int8_avxvnni, f32_avx2}, {"avx512", int8_avx512, f32_avx512},
+    {"vnni", int8_vnni, f32_avx512},
+};
 
-__attribute__((target("avx512f"))) static double f32_avx512(void) {
-    __m512 a = _mm512_set1_ps(1.0000001f), b = _mm512_set1_ps(1e-7f), acc[ACCUMULATORS];
+/* The best that the CPU has, or the one that is asked for. */
+static const struct tier *tier_select(const char *isa) {
+    const char *const *names = gk_isa_names();
+    const struct tier *best = &tiers[0];
 
-    for (int i = 0; i < ACCUMULATORS; i++) {
-        acc[i] = _mm512_set1_ps((float)i);
-        __asm__ volatile("" : "+v"(acc[i]));
-    }
-    for (unsigned long long r = 0; r < COMPUTE_ROUNDS; r++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < ACCUMULATORS; i++)
-            acc[i] = _mm512_fmadd_ps(acc[i], a, b);
-        __asm__ volatile("" : "+v"(a), "+v"(b));
-    }
-    for (int i = 1; i < ACCUMULATORS; i++)
-        acc[0] = _mm512_add_ps(acc[0], acc[i]);
-    __asm__ volatile("" : : "v"(acc[0]));
-    return (double)COMPUTE_ROUNDS * ACCUMULATORS * 32;
-}
-
-__attribute__((target("avx2,fma"))) static double f32_avx2(void) {
-    __m256 a = _mm256_set1_ps(1.0000001f), b = _mm256_set1_ps(1e-7f), acc[ACCUMULATORS];
-
-    for (int i = 0; i < ACCUMULATORS; i++) {
-        acc[i] = _mm256_set1_ps((float)i);
-        __asm__ volatile("" : "+x"(acc[i]));
-    }
-    for (unsigned long long r = 0; r < COMPUTE_ROUNDS; r++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < ACCUMULATORS; i++)
-            acc[i] = _mm256_fmadd_ps(acc[i], a, b);
-        __asm__ volatile("" : "+x"(a), "+x"(b));
-    }
-    for (int i = 1; i < ACCUMULATORS; i++)
-        acc[0] = _mm256_add_ps(acc[0], acc[i]);
-    __asm__ volatile("" : : "x"(acc[0]));
-    return (double)COMPUTE_ROUNDS * ACCUMULATORS * 16;
-}
-
-static double int8_work(void) {
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw"))
-        return int8_vnni();
-    return __builtin_cpu_supports("avx2") ? int8_avx2() : 0;
-}
-
-static double f32_work(void) {
-    if (__builtin_cpu_supports("avx512f"))
-        return f32_avx512();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? f32_avx2() : 0;
+    for (size_t i = 0; names[i]; i++)
+        for (size_t j = 0; j < ARRAY_SIZE(tiers); j++)
+            if (strcmp(tiers[j].isa, names[i]) == 0 && (gk_isa_available() >> i & 1)) {
+                best = &tiers[j];
+                if (isa && strcmp(isa, best->isa) == 0)
+                    return best;
+            }
+    return best;
 }
 
 enum work { WORK_READ, WORK_INT8, WORK_F32 };
@@ -126,6 +105,7 @@ enum work { WORK_READ, WORK_INT8, WORK_F32 };
 struct team {
     pthread_barrier_t start;
     enum work work;
+    const struct tier *tier;
     const uint8_t *bytes; /* NULL for compute */
     size_t n_bytes;       /* of one member */
 };
@@ -169,7 +149,7 @@ static void *member_main(void *userdata) {
     if (t->work == WORK_READ)
         m->amount = read_all(t->bytes + m->i * t->n_bytes, t->n_bytes);
     else
-        m->amount = t->work == WORK_INT8 ? int8_work() : f32_work();
+        m->amount = t->work == WORK_INT8 ? t->tier->int8() : t->tier->f32();
     m->end = now();
     return NULL;
 }
@@ -203,8 +183,9 @@ static double best(struct team *t, unsigned n) {
     return most;
 }
 
-struct roofs roofs_measure(unsigned n_threads) {
+struct roofs roofs_measure(unsigned n_threads, const char *isa) {
     unsigned n = MIN(n_threads, (unsigned)THREADS_MAX);
+    const struct tier *tier = tier_select(isa);
     struct roofs r = {.n_threads = n};
     uint8_t *bytes;
 
@@ -215,7 +196,7 @@ struct roofs roofs_measure(unsigned n_threads) {
     r.read_bytes_per_second = best(
         &(struct team){.work = WORK_READ, .bytes = bytes, .n_bytes = READ_BYTES / n / 64 * 64}, n);
     (void)munmap(bytes, READ_BYTES);
-    r.int8_ops_per_second = best(&(struct team){.work = WORK_INT8}, n);
-    r.f32_ops_per_second = best(&(struct team){.work = WORK_F32}, n);
+    r.int8_ops_per_second = best(&(struct team){.work = WORK_INT8, .tier = tier}, n);
+    r.f32_ops_per_second = best(&(struct team){.work = WORK_F32, .tier = tier}, n);
     return r;
 }

@@ -9,8 +9,9 @@
 struct roofs {
     unsigned n_threads;
     double read_bytes_per_second; /* sequential reads of a buffer far larger than the caches */
-    double int8_ops_per_second;   /* multiply and add count as two; 0: no 8-bit dot instruction */
+    double int8_ops_per_second;   /* multiply and add count as two */
     double f32_ops_per_second;    /* fused multiply-adds in registers, likewise */
 };
 
-struct roofs roofs_measure(unsigned n_threads);
+/* With the instructions of a kernel tier; NULL: the best. */
+struct roofs roofs_measure(unsigned n_threads, const char *isa);
