@@ -13,7 +13,8 @@ engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/i
               engine/file/file.c engine/file/gguf.c engine/file/map.c engine/grammar/expr.c engine/grammar/gbnf.c \
               engine/grammar/grammar.c engine/grammar/automaton.c engine/grammar/automaton-cache.c engine/grammar/automaton-mask.c \
               engine/grammar/match.c engine/grammar/network.c engine/grammar/regex.c engine/grammar/tokens.c \
-              engine/grammar/schema.c engine/grammar/schema-merge.c engine/grammar/schema-number.c \
+              engine/grammar/schema.c engine/grammar/schema-disjoint.c engine/grammar/schema-merge.c \
+              engine/grammar/schema-number.c engine/grammar/schema-string.c \
               engine/text/chat.c engine/text/jinja-calls.c engine/text/jinja-lex.c engine/text/jinja-parse.c \
               engine/text/jinja-run.c engine/text/jinja-value.c engine/text/merge.c engine/text/spm.c \
               engine/text/spm-gguf.c engine/text/spm-proto.c engine/text/stream.c engine/text/vocab.c

@@ -148,8 +148,23 @@ static uint32_t take_hex(struct regex *r, size_t n_min, size_t n_max) {
 
 /* ---- escapes ---- */
 
+/* What ECMAScript or Python take for white space beside ASCII's: in a schema's pattern neither \s
+ * nor \S is any of these, so that what comes is valid by either. */
+static const struct char_range foreign_spaces[] = {
+    {0x1c, 0x1f},     {0x85, 0x85},     {0xa0, 0xa0},     {0x1680, 0x1680}, {0x2000, 0x200a},
+    {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}, {0xfeff, 0xfeff},
+};
+
+static void add_spaces(const struct regex *r, CharSet *set, bool is_excluded) {
+    charset_add(set, '\t', '\r');
+    charset_add(set, ' ', ' ');
+    for (size_t i = 0; is_excluded && r->style != REGEX_WHOLE && i < ARRAY_SIZE(foreign_spaces);
+         i++)
+        charset_add(set, foreign_spaces[i].low, foreign_spaces[i].high);
+}
+
 /* \d, \w, \s and their opposites; false: it is none of these. */
-static bool take_class_escape(struct regex *r, CharSet *set) {
+static bool take_class_escape(struct regex *r, bool in_negated, CharSet *set) {
     static const char letters[] = "dDwWsS";
     CharSet one = {.n = 0};
     char c = peek(r);
@@ -164,10 +179,8 @@ static bool take_class_escape(struct regex *r, CharSet *set) {
         charset_add(&one, 'A', 'Z');
         charset_add(&one, '_', '_');
     }
-    if (c == 's' || c == 'S') {
-        charset_add(&one, '\t', '\r');
-        charset_add(&one, ' ', ' ');
-    }
+    if (c == 's' || c == 'S')
+        add_spaces(r, &one, (c == 'S') != in_negated);
     if (c == 'D' || c == 'W' || c == 'S')
         charset_negate(&one);
     charset_add_set(set, &one);
@@ -228,12 +241,12 @@ static uint32_t take_char_escape(struct regex *r, bool in_class) {
 
 /* ---- classes ---- */
 
-static void take_class_item(struct regex *r, CharSet *set) {
+static void take_class_item(struct regex *r, bool is_negated, CharSet *set) {
     size_t where = r->at;
     uint32_t low, high;
 
     if (take(r, "\\")) {
-        if (take_class_escape(r, set))
+        if (take_class_escape(r, is_negated, set))
             return;
         low = take_char_escape(r, true);
     } else {
@@ -246,7 +259,7 @@ static void take_class_item(struct regex *r, CharSet *set) {
         r->at++;
         if (!take(r, "\\"))
             high = take_code(r);
-        else if (take_class_escape(r, &none))
+        else if (take_class_escape(r, false, &none))
             refuse(r, where, "a class can't be the end of a range");
         else
             high = take_char_escape(r, true);
@@ -263,7 +276,7 @@ static Expr parse_class(struct regex *r) {
     bool is_negated = take(r, "^"), is_first = true;
 
     for (; has_more(r) && (is_first || peek(r) != ']'); is_first = false)
-        take_class_item(r, &set);
+        take_class_item(r, is_negated, &set);
     if (!take(r, "]"))
         refuse(r, where, "']' is missing");
     if (is_negated)
@@ -388,7 +401,7 @@ static Expr parse_escape(struct regex *r) {
     CharSet set = {.n = 0};
     uint32_t code;
 
-    if (take_class_escape(r, &set))
+    if (take_class_escape(r, false, &set))
         return emit(r, &set);
     code = take_char_escape(r, false);
     return emit_range(r, code, code);
@@ -407,6 +420,10 @@ static Expr parse_atom(struct regex *r) {
         return parse_escape(r);
     if (take(r, ".")) {
         charset_add(&set, '\n', '\n');
+        if (r->style != REGEX_WHOLE) { /* ECMAScript's other line ends */
+            charset_add(&set, '\r', '\r');
+            charset_add(&set, 0x2028, 0x2029);
+        }
         charset_negate(&set);
         return emit(r, &set);
     }

@@ -29,6 +29,7 @@ struct decimal {
 struct bounds {
     double low, high;
     bool has_low, has_high, excludes_low, excludes_high;
+    bool is_stated; /* even where it is beyond what comes anyway */
 };
 
 static Expr digit(Exprs *x, char low, char high) {
@@ -297,6 +298,7 @@ static void take_bound(Schema *s, const json_t *schema, const char *key, bool is
 
     if (!value)
         return;
+    b->is_stated = true;
     if (!json_is_number(value)) {
         schema_refuse(s, "'%s' is not a number", key);
     } else if (is_upper && (!b->has_high || n < b->high || (n == b->high && is_excluded))) {
@@ -346,7 +348,7 @@ Expr schema_number(Schema *s, const json_t *schema, bool is_integer) {
 
     if (!take_bounds(s, schema, &b))
         return EXPR_NOTHING;
-    if (!multiple && !b.has_low && !b.has_high)
+    if (!multiple && !b.is_stated)
         return expr_shared(s->x, free_number(s->x, is_integer));
     if (!multiple && !is_integer)
         return bounded_number(s, &b);

@@ -9,7 +9,8 @@
  *     Others come only where `additionalProperties` says so, or where there are no `properties`.
  *   - Without `type`, keywords that are about one type imply it.
  *   - Numbers have at most 15 digits before and after the point, and no exponent where bounded.
- *   - `oneOf` is taken as `anyOf`: that just one holds is not seen to.
+ *   - `oneOf` is understood where no value can satisfy two of its schemas (schema-disjoint.c): then
+ *     it is `anyOf`.
  *
  * Annotations (title, description, default, …) are passed over; every other keyword that is not
  * understood is refused by name with the JSON pointer of its schema.
@@ -66,44 +67,6 @@ static const struct keyword {
     {"exclusiveMinimum", SCHEMA_NUMBER, false},
     {"exclusiveMaximum", SCHEMA_NUMBER, false},
     {"multipleOf", SCHEMA_NUMBER, false},
-};
-
-#define DATE                                                                                       \
-    "([12][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|"  \
-    "02-(0[1-9]|1[0-9]|2[0-8]))|([12][0-9](0[48]|[2468][048]|[13579][26])|(12|16|20|24|28)00)-02-" \
-    "29)"
-#define TIME                                                                                       \
-    "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]" \
-    ")"
-#define OCTET    "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-#define LABEL    "[A-Za-z0-9]{1,20}(-[A-Za-z0-9]{1,20}){0,2}"
-#define HEX4     "[0-9A-Fa-f]{1,4}"
-#define HEX4S(n) "(" HEX4 "(:" HEX4 "){0," n "})?"
-#define SECONDS  "[0-9]{1,3}S"
-#define MINUTES  "[0-9]{1,3}M(" SECONDS ")?"
-#define HOURS    "[0-9]{1,3}H(" MINUTES ")?"
-#define CLOCK    "T(" HOURS "|" MINUTES "|" SECONDS ")"
-#define DAYS     "[0-9]{1,3}D"
-#define MONTHS   "[0-9]{1,3}M(" DAYS ")?"
-#define YEARS    "[0-9]{1,4}Y(" MONTHS ")?"
-
-/* Years 1000 to 2999, no leap seconds; no quotes or comments in addresses. */
-static const struct {
-    const char *name, *regex;
-} formats[] = {
-    {"date", DATE},
-    {"time", TIME},
-    {"date-time", "(" DATE ")T" TIME},
-    {"duration", "P([0-9]{1,3}W|(" YEARS "|" MONTHS "|" DAYS ")(" CLOCK ")?|" CLOCK ")"},
-    {"email", "[A-Za-z0-9_%+-]{1,32}(\\.[A-Za-z0-9_%+-]{1,15}){0,2}@" LABEL "(\\." LABEL "){1,2}"},
-    {"hostname", LABEL "(\\." LABEL "){0,2}"},
-    {"ipv4", OCTET "(\\." OCTET "){3}"},
-    {"ipv6",
-     "(" HEX4 ":){7}" HEX4 "|::" HEX4S("6") "|" HEX4 "::" HEX4S("5") "|(" HEX4 ":){2}:" HEX4S(
-         "4") "|(" HEX4 ":){3}:" HEX4S("3") "|(" HEX4
-                                            ":){4}:" HEX4S("2") "|(" HEX4 ":){5}:" HEX4S(
-                                                "1") "|(" HEX4 ":){6}:(" HEX4 ")?|(" HEX4 ":){7}:"},
-    {"uuid", "[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"},
 };
 
 /* ---- telling ---- */
@@ -304,7 +267,9 @@ const json_t *schema_target(Schema *s, const json_t *ref) {
     for (p++; p && *p == '/';) {
         p = take_token(p + 1, token, sizeof(token));
         if (p && json_is_array(at))
-            at = json_array_get(at, (size_t)strtoul(token, NULL, 10));
+            at = token[strspn(token, "0123456789")] == '\0'
+                     ? json_array_get(at, (size_t)strtoul(token, NULL, 10))
+                     : NULL;
         else
             at = p ? json_object_get(at, token) : NULL;
     }
@@ -385,7 +350,7 @@ static Expr compile_value(Schema *s, const json_t *value) {
     return e;
 }
 
-static bool has_type(const json_t *value, unsigned types) {
+bool schema_has_type(const json_t *value, unsigned types) {
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         return (types & SCHEMA_OBJECT) != 0;
@@ -419,99 +384,13 @@ static Expr compile_enum(Schema *s, const json_t *schema, const char *key) {
             schema_refuse(s, "'%s' beside '%s' is not supported", other, key);
     }
     if (strcmp(key, "const") == 0)
-        return has_type(values, types) ? compile_value(s, values) : EXPR_NOTHING;
+        return schema_has_type(values, types) ? compile_value(s, values) : EXPR_NOTHING;
     if (!json_is_array(values))
         schema_refuse(s, "'enum' is not an array");
     for (size_t i = 0; i < json_array_size(values) && schema_visit(s); i++)
-        if (has_type(json_array_get(values, i), types))
+        if (schema_has_type(json_array_get(values, i), types))
             e = expr_alt(s->x, e, compile_value(s, json_array_get(values, i)));
     return e;
-}
-
-/* ---- strings ---- */
-
-static Expr quoted(Schema *s, Expr inside) {
-    return expr_seq(s->x, expr_seq(s->x, expr_string(s->x, "\""), inside), expr_string(s->x, "\""));
-}
-
-/* One character of a string: as it is, or in any of its escapes but those of surrogates. */
-static Expr make_text_char(Schema *s) {
-    Exprs *x = s->x;
-    CharSet plain = {.n = 0}, letters = {.n = 0}, hex = {.n = 0}, no_d = {.n = 0};
-    Expr any_hex, unicode, low_d;
-
-    charset_add(&plain, 0x20, 0x21);
-    charset_add(&plain, 0x23, 0x5b);
-    charset_add(&plain, 0x5d, CHAR_MAX_CODE);
-    for (const char *c = "\"\\/bfnrt"; *c; c++)
-        charset_add(&letters, (uint32_t)*c, (uint32_t)*c);
-    charset_add(&hex, '0', '9');
-    charset_add(&hex, 'a', 'f');
-    charset_add(&hex, 'A', 'F');
-    charset_add(&no_d, '0', '9');
-    charset_add(&no_d, 'a', 'c');
-    charset_add(&no_d, 'A', 'C');
-    charset_add(&no_d, 'e', 'f');
-    charset_add(&no_d, 'E', 'F');
-    any_hex = expr_chars(x, &hex);
-    low_d =
-        expr_seq(x, expr_alt(x, expr_string(x, "d"), expr_string(x, "D")), expr_range(x, '0', '7'));
-    unicode = expr_alt(x, expr_seq(x, expr_chars(x, &no_d), any_hex), low_d);
-    unicode = expr_seq(x, expr_seq(x, expr_string(x, "u"), unicode), expr_repeat(x, any_hex, 2, 2));
-    unicode = expr_seq(x, expr_string(x, "\\"), expr_alt(x, expr_chars(x, &letters), unicode));
-    unicode = expr_alt(x, expr_chars(x, &plain), unicode);
-    charset_deinit(&plain);
-    charset_deinit(&letters);
-    charset_deinit(&hex);
-    charset_deinit(&no_d);
-    return expr_shared(x, unicode);
-}
-
-static Expr compile_regex(Schema *s, const char *text, enum regex_style style, const char *key) {
-    Expr e = EXPR_NOTHING;
-    Error error = ERROR_INIT;
-    int r = s->result != 0 ? 0 : regex_parse(s->x, text, strlen(text), style, &e, &error);
-
-    if (r == -ENOMEM)
-        schema_no_memory(s);
-    else if (r != 0)
-        schema_refuse(s, "'%s': %s", key, error.text);
-    return quoted(s, e);
-}
-
-static Expr compile_format(Schema *s, const json_t *format) {
-    const char *name = json_string_value(format);
-    char shown[64];
-
-    for (size_t i = 0; name && i < ARRAY_SIZE(formats); i++)
-        if (strcmp(formats[i].name, name) == 0)
-            return compile_regex(s, formats[i].regex, REGEX_JSON_WHOLE, "format");
-    if (!name)
-        schema_refuse(s, "'format' is not a string");
-    else
-        schema_refuse(s, "the format '%s' is not supported",
-                      utf8_printable(shown, sizeof(shown), name, strlen(name)));
-    return EXPR_NOTHING;
-}
-
-static Expr compile_string(Schema *s, const json_t *schema) {
-    const json_t *pattern = json_object_get(schema, "pattern");
-    const json_t *format = json_object_get(schema, "format");
-    uint32_t min = schema_count(s, schema, "minLength", 0);
-    uint32_t max = schema_count(s, schema, "maxLength", EXPR_UNLIMITED);
-    bool has_length = min > 0 || max != EXPR_UNLIMITED;
-
-    if ((pattern && format) || ((pattern || format) && has_length))
-        schema_refuse(s, "only one of 'pattern', 'format' and a length is supported");
-    if (format)
-        return compile_format(s, format);
-    if (pattern && !json_is_string(pattern))
-        schema_refuse(s, "'pattern' is not a string");
-    if (json_is_string(pattern))
-        return compile_regex(s, json_string_value(pattern), REGEX_JSON_SEARCH, "pattern");
-    if (min > max)
-        return EXPR_NOTHING;
-    return has_length ? quoted(s, expr_repeat(s->x, s->text_char, min, max)) : s->any_text;
 }
 
 /* ---- objects ---- */
@@ -739,7 +618,7 @@ static Expr compile_types(Schema *s, const json_t *schema, unsigned types) {
     if (types & SCHEMA_ARRAY)
         e = expr_alt(x, e, compile_array(s, schema));
     if (types & SCHEMA_STRING)
-        e = expr_alt(x, e, compile_string(s, schema));
+        e = expr_alt(x, e, schema_string(s, schema));
     if (types & (SCHEMA_NUMBER | SCHEMA_INTEGER))
         e = expr_alt(x, e, schema_number(s, schema, !(types & SCHEMA_NUMBER)));
     if (types & SCHEMA_BOOLEAN)
@@ -758,6 +637,17 @@ static Expr compile_all_of(Schema *s, const json_t *schema) {
     return s->result == 0 ? schema_compile(s, merged) : EXPR_NOTHING;
 }
 
+static void check_one_of(Schema *s, const json_t *parts) {
+    for (size_t i = 0; i < json_array_size(parts) && s->result == 0; i++)
+        for (size_t k = 0; k < i && s->result == 0; k++)
+            if (!schema_are_disjoint(s, json_array_get(parts, k), json_array_get(parts, i)))
+                schema_refuse(s,
+                              "'oneOf' is supported where types, constants, bounds or a required "
+                              "property show that no value satisfies two of its schemas; schemas "
+                              "%zu and %zu may have one in common ('anyOf' would allow that)",
+                              k, i);
+}
+
 /* Each alternative with what stands beside it. */
 static Expr compile_any_of(Schema *s, const json_t *schema, const char *key) {
     const json_t *parts = json_object_get(schema, key);
@@ -767,6 +657,8 @@ static Expr compile_any_of(Schema *s, const json_t *schema, const char *key) {
 
     if (!json_is_array(parts) || json_array_size(parts) == 0)
         schema_refuse(s, "'%s' is not an array of schemas", key);
+    if (strcmp(key, "oneOf") == 0)
+        check_one_of(s, parts);
     for (size_t i = 0; i < json_array_size(parts) && s->result == 0; i++) {
         const json_t *part = json_array_get(parts, i);
 
@@ -833,8 +725,8 @@ static void make_parts(Schema *s) {
 
     line = expr_seq(x, expr_string(x, "\n"), expr_repeat(x, blank, 0, GAP_BLANKS_MAX));
     s->gap = expr_shared(x, expr_optional(x, expr_alt(x, blank, line)));
-    s->text_char = make_text_char(s);
-    s->any_text = expr_shared(x, quoted(s, expr_repeat(x, s->text_char, 0, EXPR_UNLIMITED)));
+    s->text_char = schema_text_char(s);
+    s->any_text = expr_shared(x, schema_quoted(s, expr_repeat(x, s->text_char, 0, EXPR_UNLIMITED)));
     s->any_value = expr_call(x, value);
     if (everything)
         expr_rule_define(x, value, compile_types(s, everything, SCHEMA_ALL));
@@ -850,7 +742,7 @@ int schema_parse(Exprs *x, const char *source, size_t n, Expr *ret, Error *reter
     s.root = json_loadb(source, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!s.root)
         return error_set(reterr, GK_E_INVALID,
-                         "the JSON schema at line %d, column %d, is not JSON: %s", error.line,
+                         "the JSON schema at line %d, column %d, can't be read: %s", error.line,
                          error.column, error.text);
     s.made = json_array();
     if (!s.made)

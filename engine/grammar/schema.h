@@ -1,11 +1,13 @@
-/* Inside the schema parser: schema.c, schema-merge.c and schema-number.c. */
+/* Inside the schema parser: schema.c, schema-disjoint.c, schema-merge.c, schema-number.c,
+ * schema-string.c. */
 #pragma once
 
 #include "engine/grammar/grammar.h"
 
 #include <jansson.h>
 
-#define SCHEMA_VISITS_MAX    20000 /* schemas looked at, counted each time */
+#define SCHEMA_VISITS_MAX    20000  /* schemas looked at, counted each time */
+#define SCHEMA_COMPARED_MAX  100000 /* pairs of schemas */
 #define SCHEMA_KEY_BYTES_MAX 256
 #define SCHEMA_PATH_BYTES    192
 
@@ -36,7 +38,7 @@ typedef struct Schema {
     char path[SCHEMA_PATH_BYTES]; /* JSON pointer of where we are, for messages */
     size_t n_path;
     unsigned nesting;
-    uint32_t n_visits;
+    uint32_t n_visits, n_compared;
     int result;
     Error *reterr;
     Expr gap, text_char, any_text, any_value; /* shared by all of the document */
@@ -60,6 +62,12 @@ unsigned schema_types(Schema *s, const json_t *schema);
 /* A whole number of at least 0; `otherwise` where the keyword is not there. */
 uint32_t schema_count(Schema *s, const json_t *schema, const char *key, uint32_t otherwise);
 
+/* The value is of one of the types. */
+bool schema_has_type(const json_t *value, unsigned types);
+
+/* schema-disjoint.c: no value satisfies both, as far as can be seen. */
+bool schema_are_disjoint(Schema *s, const json_t *a, const json_t *b);
+
 /* schema-merge.c: one schema that says what both say. Lives as long as s. */
 const json_t *schema_merge(Schema *s, const json_t *a, const json_t *b);
 /* The schema with this keyword taken out. */
@@ -67,3 +75,9 @@ json_t *schema_without(Schema *s, const json_t *schema, const char *key);
 
 /* schema-number.c */
 Expr schema_number(Schema *s, const json_t *schema, bool is_integer);
+
+/* schema-string.c */
+Expr schema_string(Schema *s, const json_t *schema);
+Expr schema_quoted(Schema *s, Expr inside);
+/* One character of a string: as it is, or in any of its escapes but those of surrogates. */
+Expr schema_text_char(Schema *s);

@@ -368,7 +368,7 @@ static void test_too_much_is_refused(void) {
     check_refused(GK_CONSTRAINT_REGEX, alloc_string("a\xff"), "at byte 1");
     check_refused(GK_CONSTRAINT_GRAMMAR, repeated("root ::= ", "(", 5000, ""), "each other");
     check_refused(GK_CONSTRAINT_GRAMMAR, repeated("root ::= ", "\"a\"{9999} ", 30, ""), "states");
-    check_refused(GK_CONSTRAINT_JSON_SCHEMA, repeated("{\"a\":", "[", 5000, ""), "JSON");
+    check_refused(GK_CONSTRAINT_JSON_SCHEMA, repeated("{\"a\":", "[", 5000, ""), "can't be read");
     closing = repeated("true", "}", 200, "");
     check_refused(GK_CONSTRAINT_JSON_SCHEMA, repeated("", "{\"items\":", 200, closing),
                   "each other");

@@ -5,7 +5,7 @@
 
 export PYTHONDONTWRITEBYTECODE=1
 
-for test in suite random_schemas random_values regexes refused_regexes grammars; do
+for test in suite random_schemas random_values unsupported_keywords disjoint property_order regexes refused_regexes grammars; do
     check "$test" /usr/bin/python3 "$root/tests/unit/engine-grammar.py" "$build/tests/grammar" \
         "$root/tests/golden/json-schema/suite.jsonl" "$test"
 done
