@@ -18,8 +18,8 @@ engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/i
               engine/text/chat.c engine/text/jinja-calls.c engine/text/jinja-lex.c engine/text/jinja-parse.c \
               engine/text/jinja-run.c engine/text/jinja-value.c engine/text/merge.c engine/text/spm.c \
               engine/text/spm-gguf.c engine/text/spm-proto.c engine/text/stream.c engine/text/vocab.c
-kern_SRC   := engine/kern/avx2.c engine/kern/avx512.c engine/kern/avxvnni.c engine/kern/gemm.c engine/kern/generic.c \
-              engine/kern/kern.c engine/kern/vnni.c
+kern_SRC   := engine/kern/amx.c engine/kern/avx2.c engine/kern/avx512.c engine/kern/avxvnni.c engine/kern/gemm.c \
+              engine/kern/generic.c engine/kern/kern.c engine/kern/vnni.c
 proto_SRC  := proto/msg.c proto/retry.c proto/sniff.c proto/status.c proto/ttrpc.c proto/ttrpc-frame.c
 proto_DEF  := proto/grokd.proto proto/ttrpc.proto
 client_SRC := client/answers.c client/call.c client/client.c client/error.c client/rpc.c
@@ -34,7 +34,7 @@ daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
 unit_base_TESTS   := unit/base-arena unit/base-buf unit/base-utf8
-unit_engine_TESTS := kern/check unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
+unit_engine_TESTS := kern/check kern/tiles unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
                      unit/engine-chat unit/engine-constraint unit/engine-embed unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-memory unit/engine-pool \
                      unit/engine-text unit/engine-stream unit/engine-sample unit/engine-prefix unit/engine-prefix-file unit/engine-steady unit/engine-suspend
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
@@ -89,7 +89,8 @@ $(BUILD)/engine/kern/%.o: ISA := $(KERN)
 $(BUILD)/engine/kern/avx2.o: ISA := $(AVX2)
 $(BUILD)/engine/kern/avxvnni.o: ISA := $(AVX2) -mavxvnni
 $(BUILD)/engine/kern/avx512.o: ISA := $(AVX512)
-$(BUILD)/engine/kern/vnni.o: ISA := $(AVX512) -mavx512vnni
+$(BUILD)/engine/kern/vnni.o $(BUILD)/tests/kern/amx-emulated.o: ISA := $(AVX512) -mavx512vnni
+$(BUILD)/engine/kern/amx.o: ISA := $(AVX512) -mavx512vnni -mamx-tile -mamx-int8
 
 # Hostile bytes live here: no silent narrowing.
 $(BUILD)/engine/file/%.o $(BUILD)/engine/text/%.o $(BUILD)/engine/grammar/%.o: STRICT += -Wconversion -Wsign-conversion
@@ -192,6 +193,8 @@ $(call under,$(unit_base_TESTS)): $(base_OBJ)
 $(call under,$(unit_engine_TESTS) $(tool_TESTS)): $(engine_OBJ)
 $(call under,$(unit_engine_TESTS)): $(BUILD)/tests/util/tiny-model.o $(BUILD)/tests/util/spm-write.o \
                                   $(BUILD)/tests/util/team.o
+$(call under,kern/check): $(BUILD)/tests/kern/amx-emulated.o
+$(call under,kern/check kern/tiles): $(BUILD)/tests/util/tiles.o
 $(call under,$(unit_proto_TESTS)): $(proto_OBJ)
 $(call under,$(unit_client_TESTS)): $(client_OBJ)
 $(call under,$(unit_daemon_TESTS)): $(daemon_OBJ)

@@ -205,7 +205,7 @@ static const struct key keys[] = {
     {"engine", "threads", parse_number, AT(n_threads), "0",
      "compute threads; 0: the CPUs that grokd may use", 0, 1024, NULL},
     {"engine", "instruction_set", parse_isa, AT(isa), "",
-     "kernels at most this tier: generic, avx2, avxvnni, avx512, vnni; empty: the best", 0, 32, NULL},
+     "kernels at most this tier: generic, avx2, avxvnni, avx512, vnni, amx; empty: the best", 0, 32, NULL},
     {"engine", "kv_memory", parse_bytes, AT(kv_bytes), "0",
      "memory for each model's KV cache; 0: an eighth of what is available", 0, NUMBER_MAX, NULL},
     {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16, f32, or q8_0, half as large", 0, 0, kv_types},

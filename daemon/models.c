@@ -250,6 +250,8 @@ static void on_opened(uv_work_t *work, int status) {
                  " KV pages",
                  m->name, info->architecture, info->n_parameters, info->isa, info->n_context_max,
                  m->n_kv_total);
+        if (!m->daemon->config->isa[0] && gk_isa_refused())
+            log_notice("model %s is slower than it could be: %s", m->name, gk_isa_refused());
         log_memory(m, info);
         m->n_failures = 0;
         chat_check_template(m);

@@ -61,10 +61,13 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
     int r;
 
     e->kern = kern_select(o->isa);
-    if (!e->kern)
+    if (!e->kern) {
+        const char *refused = kern_isa_refused();
+
         return error_set(reterr, GK_E_INVALID,
-                         "this CPU has no instruction set '%s', or there is none of that name",
-                         o->isa);
+                         "this CPU has no instruction set '%s', or there is none of that name%s%s",
+                         o->isa, refused ? "; " : "", refused ? refused : "");
+    }
     if ((r = model_file_open(&e->file, o->path, reterr)) != 0)
         return r;
     if (o->hugepages)
@@ -168,6 +171,10 @@ unsigned gk_isa_available(void) {
 
 const char *const *gk_isa_names(void) {
     return kern_isa_names();
+}
+
+const char *gk_isa_refused(void) {
+    return kern_isa_refused();
 }
 
 uint64_t gk_engine_heartbeat(const GkEngine *e) {

@@ -160,8 +160,10 @@ const char *gk_chat_template_name(size_t i);
 const char *gk_token_text(const GkEngine *e, int32_t token, size_t *ret_n);
 /* One bit set for each kernel tier this CPU runs, in the order of gk_isa_names(). */
 unsigned gk_isa_available(void);
-/* NULL-ended, slowest first: "generic", "avx2", "avxvnni", "avx512", "vnni" */
+/* NULL-ended, slowest first: "generic", "avx2", "avxvnni", "avx512", "vnni", "amx" */
 const char *const *gk_isa_names(void);
+/* Why the best tier of this CPU isn't available although the CPU has it; NULL: it is. */
+const char *gk_isa_refused(void);
 
 /* ---- constraints: what generated text must be ---- */
 

@@ -8,6 +8,7 @@
 
 #include "engine/kern/mul-int.inc.c"
 
-#define TIER_NAME "avx2"
-#define TIER_OPS  kern_ops_avx2
+#define TIER_NAME        "avx2"
+#define TIER_OPS         kern_ops_avx2
+#define TIER_MUL(format) mul_##format
 #include "engine/kern/table.inc.c"

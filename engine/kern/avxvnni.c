@@ -8,6 +8,7 @@
 
 #include "engine/kern/mul-int.inc.c"
 
-#define TIER_NAME "avxvnni"
-#define TIER_OPS  kern_ops_avxvnni
+#define TIER_NAME        "avxvnni"
+#define TIER_OPS         kern_ops_avxvnni
+#define TIER_MUL(format) mul_##format
 #include "engine/kern/table.inc.c"

@@ -5,6 +5,7 @@
 #include "engine/kern/mul.inc.c"
 #include "engine/kern/quantize.inc.c"
 
-#define TIER_NAME "generic"
-#define TIER_OPS  kern_ops_generic
+#define TIER_NAME        "generic"
+#define TIER_OPS         kern_ops_generic
+#define TIER_MUL(format) mul_##format
 #include "engine/kern/table.inc.c"

@@ -4,8 +4,11 @@
 #include "base/macro.h"
 #include "engine/kern/tiers.h"
 
+#include <asm/prctl.h>
 #include <cpuid.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 const struct kern_type_info kern_types[KERN_TYPE_N] = {
 #define X(type, id, n, bytes, kind)                                                                \
@@ -106,6 +109,46 @@ static bool cpu_has_avx512_vnni(void) {
     return cpu_has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
+static bool cpu_has_amx_int8(void) {
+    unsigned a, b, c, d;
+    const unsigned amx_tile = BIT(24), amx_int8 = BIT(25);
+
+    return cpu_has_avx512_vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & amx_tile) &&
+           (d & amx_int8);
+}
+
+/* What the kernel saves when it switches threads. (_xgetbv() wants a compiler flag.) */
+static bool kernel_saves_tiles(void) {
+    unsigned a, b, c, d;
+    const unsigned tile_config = BIT(17), tile_data = BIT(18);
+
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return false;
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return (a & tile_config) && (a & tile_data);
+}
+
+/* Of Linux, a process must ask before it uses tiles, once for all its threads. */
+static bool kernel_permits_tiles(void) {
+    const unsigned long xfeature_tile_data = 18;
+
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, xfeature_tile_data) == 0;
+}
+
+const char *kern_isa_refused(void) {
+    if (!cpu_has_amx_int8())
+        return NULL;
+    if (!kernel_saves_tiles())
+        return "this CPU has AMX, but the kernel or hypervisor has not switched its tiles on";
+    if (!kernel_permits_tiles())
+        return "this CPU has AMX, but the kernel permits this process no tiles";
+    return NULL;
+}
+
+static bool cpu_has_amx(void) {
+    return cpu_has_amx_int8() && !kern_isa_refused();
+}
+
 /* In the order of kern_isa_names(). */
 static const struct {
     const struct kern_ops *ops;
@@ -113,7 +156,7 @@ static const struct {
 } tiers[] = {
     {&kern_ops_generic, cpu_has_generic},   {&kern_ops_avx2, cpu_has_avx2},
     {&kern_ops_avxvnni, cpu_has_avx2_vnni}, {&kern_ops_avx512, cpu_has_avx512},
-    {&kern_ops_vnni, cpu_has_avx512_vnni},
+    {&kern_ops_vnni, cpu_has_avx512_vnni},  {&kern_ops_amx, cpu_has_amx},
 };
 
 const char *const *kern_isa_names(void) {

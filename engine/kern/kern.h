@@ -179,6 +179,8 @@ struct kern_ops {
 const struct kern_ops *kern_select(const char *isa_max);
 const char *const *kern_isa_names(void); /* NULL-ended, slowest first */
 unsigned kern_isa_available(void);       /* bits in that order */
+/* Why the best tier of this CPU isn't available although the CPU has it; NULL: it is. */
+const char *kern_isa_refused(void);
 
 /* The same product for F32, F16 and BF16 weights through OpenBLAS: for many rows, and where bits
  * may depend on how many. */

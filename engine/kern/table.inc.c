@@ -1,4 +1,4 @@
-/* The tier's table: included last, with TIER_NAME and TIER_OPS set. */
+/* The tier's table: included last, with TIER_NAME, TIER_OPS and TIER_MUL(format) set. */
 #include "engine/kern/tiers.h"
 
 const struct kern_ops TIER_OPS = {
@@ -9,16 +9,16 @@ const struct kern_ops TIER_OPS = {
             [KERN_F32] = math_mul_f32,
             [KERN_F16] = math_mul_f16,
             [KERN_BF16] = math_mul_bf16,
-            [KERN_Q4_0] = mul_q4_0,
-            [KERN_Q4_1] = mul_q4_1,
-            [KERN_Q5_0] = mul_q5_0,
-            [KERN_Q5_1] = mul_q5_1,
-            [KERN_Q8_0] = mul_q8_0,
-            [KERN_Q2_K] = mul_q2_k,
-            [KERN_Q3_K] = mul_q3_k,
-            [KERN_Q4_K] = mul_q4_k,
-            [KERN_Q5_K] = mul_q5_k,
-            [KERN_Q6_K] = mul_q6_k,
+            [KERN_Q4_0] = TIER_MUL(q4_0),
+            [KERN_Q4_1] = TIER_MUL(q4_1),
+            [KERN_Q5_0] = TIER_MUL(q5_0),
+            [KERN_Q5_1] = TIER_MUL(q5_1),
+            [KERN_Q8_0] = TIER_MUL(q8_0),
+            [KERN_Q2_K] = TIER_MUL(q2_k),
+            [KERN_Q3_K] = TIER_MUL(q3_k),
+            [KERN_Q4_K] = TIER_MUL(q4_k),
+            [KERN_Q5_K] = TIER_MUL(q5_k),
+            [KERN_Q6_K] = TIER_MUL(q6_k),
         },
     .dequantize =
         {

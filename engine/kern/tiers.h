@@ -4,4 +4,4 @@
 #include "engine/kern/kern.h"
 
 extern const struct kern_ops kern_ops_generic, kern_ops_avx2, kern_ops_avxvnni, kern_ops_avx512,
-    kern_ops_vnni;
+    kern_ops_vnni, kern_ops_amx;

@@ -5,7 +5,9 @@
  */
 #include "base/macro.h"
 #include "engine/kern/kern.h"
+#include "tests/kern/amx-emulated.h"
 #include "tests/util/test.h"
+#include "tests/util/tiles.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -14,7 +16,7 @@
 
 #define K_MAX    2048
 #define OUT_MAX  70
-#define ROWS_MAX 45
+#define ROWS_MAX 290 /* more than a tier keeps sums of */
 #define Y_STRIDE (OUT_MAX + 3)
 #define BORDER   (-12345.0f)
 
@@ -89,7 +91,7 @@ static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind
         [KERN_Q3_K] = {108, -1}, [KERN_Q4_K] = {0, 2},  [KERN_Q5_K] = {0, 2},
         [KERN_Q6_K] = {208, -1},
     };
-    size_t block = kern_types[type].block_bytes;
+    size_t block = kern_types[type].block_bytes, q6_k_scales = 192;
 
     for (size_t i = 0; i < n; i++) {
         bytes[i] = (uint8_t)next_random();
@@ -101,6 +103,8 @@ static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind
             bytes[i] = type == KERN_Q8_0 ? 0x7F : 0xFF;
         else if (kind == KIND_SMALLEST)
             bytes[i] = type == KERN_Q8_0 ? 0x80 : 0;
+        if (type == KERN_Q6_K && i % block >= q6_k_scales && kind >= KIND_LARGEST)
+            bytes[i] = kind == KIND_SMALLEST ? 0x80 : 0x7F;
     }
     if (kern_types[type].act == ACT_F32) {
         for (size_t at = 0; at < n; at += block) {
@@ -178,10 +182,11 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     const struct kern_type_info *info = &kern_types[type];
     size_t row_bytes = k / info->block_values * info->block_bytes;
     struct guarded w = guard(row_bytes * n_out);
-    static float x[ROWS_MAX * K_MAX], y[2][ROWS_MAX * Y_STRIDE];
+    static float x[ROWS_MAX * K_MAX], y[2][(ROWS_MAX + 1) * Y_STRIDE];
     static _Alignas(64) uint8_t scratch[KERN_SCRATCH_BYTES];
     struct kern_acts acts[2];
     uint32_t rows[ROWS_MAX];
+    size_t n_y = (n_rows + 1) * (size_t)Y_STRIDE; /* with a row after the last one */
 
     fill_blocks(type, w.bytes, row_bytes * n_out, kind);
     fill_floats(x, (size_t)n_rows * k, kind);
@@ -201,7 +206,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
         }
     }
     for (int t = 0; t < 2; t++) {
-        for (size_t i = 0; i < ARRAY_SIZE(y[t]); i++)
+        for (size_t i = 0; i < n_y; i++)
             y[t][i] = BORDER;
         (t ? tier : generic)
             ->mul[type](&(struct kern_mul){.w = w.bytes,
@@ -214,10 +219,10 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
                                            .y_stride = Y_STRIDE,
                                            .scratch = scratch});
     }
-    if (!same_floats(y[0], y[1], ARRAY_SIZE(y[0]))) {
+    if (!same_floats(y[0], y[1], n_y)) {
         (void)printf("# %s %s: k %u, outputs %u, rows %u, kind %d, gather %d: other bits\n",
                      tier->name, info->name, k, n_out, n_rows, (int)kind, gather);
-        for (size_t i = 0; i < ARRAY_SIZE(y[0]); i++)
+        for (size_t i = 0; i < n_y; i++)
             if (!same_floats(&y[0][i], &y[1][i], 1)) {
                 (void)printf("# first at row %zu output %zu: %.9g, not %.9g\n", i / Y_STRIDE,
                              i % Y_STRIDE, (double)y[1][i], (double)y[0][i]);
@@ -234,7 +239,8 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
     uint32_t block = kern_types[type].block_values == 1 ? 1 : kern_types[type].block_values;
     static const uint32_t outs[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 70};
-    static const uint32_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 24, 45};
+    static const uint32_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 24, 45};
+    static const uint32_t kind_rows[] = {1, 3, 5, 7, 9, 16, 19};
 
     for (size_t i = 0; i < ARRAY_SIZE(outs); i++)
         for (size_t j = 0; j < ARRAY_SIZE(rows); j++) {
@@ -245,18 +251,18 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
             check_mul(tier, type, n_blocks * block, outs[i], rows[j], KIND_RANDOM, (i + j) % 2);
         }
     for (int kind = 0; kind < KIND_N; kind++)
-        for (uint32_t n = 1; n <= 9; n += 2)
+        for (size_t i = 0; i < ARRAY_SIZE(kind_rows); i++)
             check_mul(tier, type,
                       (block == 256  ? 2
                        : block == 32 ? 9
                                      : 77) *
                           block,
-                      37, n, (enum kind)kind, false);
+                      37, kind_rows[i], (enum kind)kind, false);
+    for (int gather = 0; gather < 2; gather++)
+        check_mul(tier, type, 2 * block, 33, ROWS_MAX, KIND_RANDOM, gather);
 }
 
-static void check_tier(const char *name) {
-    const struct kern_ops *tier = kern_select(name);
-
+static void check_tier(const struct kern_ops *tier) {
     if (!tier)
         test_skip("this CPU lacks the instruction set");
     for (int type = 0; type < KERN_TYPE_N; type++)
@@ -265,13 +271,27 @@ static void check_tier(const char *name) {
 
 #define TIER(name)                                                                                 \
     static void test_##name(void) {                                                                \
-        check_tier(#name);                                                                         \
+        check_tier(kern_select(#name));                                                            \
     }
 TIER(generic)
 TIER(avx2)
 TIER(avxvnni)
 TIER(avx512)
 TIER(vnni)
+TIER(amx)
+
+/* The AMX tier on tiles in plain C. They were used, and were given back. */
+static void test_amx_emulated(void) {
+    if (!kern_select("vnni"))
+        test_skip("this CPU lacks AVX-512 VNNI, which the rest of the tier wants");
+    for (int type = 0; type < KERN_TYPE_N; type++) {
+        unsigned long n_dots = tiles_n_dots();
+
+        check_type(&kern_ops_amx_emulated, (enum kern_type)type);
+        assert((tiles_n_dots() > n_dots) == (kern_types[type].act != ACT_F32));
+        assert(!tiles_are_configured());
+    }
+}
 
 /* ---- formats against their golden values ---- */
 
@@ -355,8 +375,14 @@ static void test_generic_is_a_product(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        {"generic", test_generic, 60}, {"avx2", test_avx2, 60}, {"avxvnni", test_avxvnni, 60},
-        {"avx512", test_avx512, 60},   {"vnni", test_vnni, 60}, TEST(dequantize_golden),
+        {"generic", test_generic, 60},
+        {"avx2", test_avx2, 60},
+        {"avxvnni", test_avxvnni, 60},
+        {"avx512", test_avx512, 60},
+        {"vnni", test_vnni, 60},
+        {"amx", test_amx, 60},
+        {"amx_emulated", test_amx_emulated, 60},
+        TEST(dequantize_golden),
         TEST(generic_is_a_product),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);

@@ -1,0 +1,18 @@
+/* Integer lanes of the AMX tier: those of VNNI, and what the weights of tiles are made with. */
+#pragma once
+
+#include "engine/kern/ints-vnni.h"
+
+/* From so many rows on tiles are used: a whole one, or more (not measured; by the instructions'
+ * throughput tiles are quicker from about 12). */
+#define AMX_ROWS_MIN 16
+
+static inline vi vi_sub_8(vi a, vi b) {
+    return _mm512_sub_epi8(a, b);
+}
+static inline vi vi_sub_16(vi a, vi b) {
+    return _mm512_sub_epi16(a, b);
+}
+static inline vi vi_mul_16(vi a, vi b) {
+    return _mm512_mullo_epi16(a, b);
+}
