@@ -207,7 +207,7 @@ static const struct key keys[] = {
     {"engine", "instruction_set", parse_isa, AT(isa), "",
      "kernels at most this tier: generic, avx2, avxvnni, avx512, vnni, amx; empty: the best", 0, 32, NULL},
     {"engine", "kv_memory", parse_bytes, AT(kv_bytes), "0",
-     "memory for each model's KV cache; 0: an eighth of what is available", 0, NUMBER_MAX, NULL},
+     "memory for each model's KV cache; 0: an eighth of what is available at most", 0, NUMBER_MAX, NULL},
     {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16, f32, or q8_0, half as large", 0, 0, kv_types},
     {"engine", "exact_floats", parse_bool, AT(exact_floats), "no",
      "float weights give the same bits in every batch, more slowly", 0, 0, NULL},
@@ -236,7 +236,7 @@ static const struct key keys[] = {
     {"engine", "keep_alive", parse_time_or_forever, AT(keep_us), "infinity",
      "a model that nobody has used for so long is unloaded; 0 or infinity: never", 0, SECONDS_MAX * 1000000, NULL},
     {"engine", "model_memory_max", parse_bytes, AT(model_bytes_max), "0",
-     "weights of all models that are loaded; 0: what memory is available", 0, NUMBER_MAX, NULL},
+     "of all models that are loaded, with their KV caches; 0: what memory is available", 0, NUMBER_MAX, NULL},
 
     {"requests", "default_max_tokens", parse_number, AT(n_tokens_default), "512",
      "tokens to generate where a request says nothing", 1, UINT32_MAX, NULL},

@@ -30,9 +30,6 @@
 #define DEMO_NAME      "demo"
 #define DEMO_FILE      "model-q8_0.gguf"
 #define DEMO_IN_SOURCE "engine/demo/" DEMO_FILE
-/* The KV cache's share of the available memory where nothing is configured, and its floor. */
-#define KV_SHARE     8
-#define KV_BYTES_MIN (64ull << 20)
 /* How often the manager is told of progress, and how much longer that gives us. */
 #define TELL_US   1000000
 #define EXTEND_US 30000000
@@ -125,16 +122,6 @@ static bool on_read(void *userdata, uint64_t done_bytes, uint64_t total_bytes) {
     return !atomic_load(&m->is_given_up);
 }
 
-static uint64_t kv_bytes_of(const Model *m) {
-    const Config *c = m->daemon->config;
-
-    if (m->kv_bytes > 0)
-        return m->kv_bytes;
-    if (c->kv_bytes > 0)
-        return c->kv_bytes;
-    return MAX(room_available_bytes() / KV_SHARE, KV_BYTES_MIN);
-}
-
 static void open_in_background(uv_work_t *work) {
     Model *m = work->data;
     const Config *c = m->daemon->config;
@@ -143,7 +130,7 @@ static void open_in_background(uv_work_t *work) {
         .pool = m->daemon->models.pool,
         .isa = c->isa[0] ? c->isa : NULL,
         .kv_type = (enum gk_kv_type)c->kv_type,
-        .kv_bytes_max = kv_bytes_of(m),
+        .kv_bytes_max = m->kv_bytes_now,
         .n_context_max = (uint32_t)(m->n_context_max ? m->n_context_max : c->n_context_max),
         .n_rows_max = (uint32_t)(c->n_step_rows + c->n_sequences_max),
         .n_sequences_max = (uint32_t)c->n_sequences_max,
@@ -307,6 +294,7 @@ static void load_next(Models *m) {
     }
     log_info("loading model %s from %s", next->name, next->path);
     notify_status("Loading model %s", next->name);
+    next->kv_bytes_now = room_kv_bytes(m, next);
     next->is_working = true;
     next->load_us = daemon_now_us(m->daemon);
     next->work.data = next;

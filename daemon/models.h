@@ -45,6 +45,7 @@ typedef struct Model {
     bool has_no_room;  /* CONFIGURED, as it could not be loaded beside the others: `error` */
     bool is_pinned, is_pinned_always;
     uint64_t kv_bytes, n_context_max, keep_us; /* keep_us 0: for ever */
+    uint64_t kv_bytes_now;                     /* of this time that it is loaded */
     uint64_t idle_us;                          /* when its last user went, or it was loaded */
     unsigned n_failures;                       /* to load, one after the other */
     uint64_t retry_us;                         /* FAILED: requests may not load it before */

@@ -1,9 +1,11 @@
 /*
  * See room.h.
  *
- * What counts are the weights: a model's KV cache has a budget of its own, and is a part of what is
- * available when the model is opened. Mapped weights are page cache, which the kernel calls
- * available; so those of models that are loaded are taken off again.
+ * What a model takes is its file, its KV cache (all of it, though pages are taken from the system
+ * as they are used) and what a step works in. The file is mapped: it is page cache, which the
+ * kernel calls available, for the machine as for a control group; so what is loaded, and KV pages
+ * that nobody has come to yet, are taken off from what is said to be available. A locked file is
+ * not, as it is in use already.
  *
  * Only a model that somebody asked for sends others away; those loaded at start would otherwise
  * chase each other out. A model that is alone is tried however large it is: it may be slow, but
@@ -11,6 +13,7 @@
  */
 #include "daemon/room.h"
 
+#include "base/cgroup.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 
@@ -20,10 +23,21 @@
 #include <sys/stat.h>
 
 #define SPLIT_FILES_MAX 9999
+/* The KV cache's share of the available memory where nothing is configured, and its floor. */
+#define KV_SHARE     8
+#define KV_BYTES_MIN (64ull << 20)
 
-uint64_t room_available_bytes(void) {
+/* By the machine's or our control group's word, whichever is less. */
+struct memory {
+    uint64_t n_bytes;
+    char what[CGROUP_WHAT_MAX + 16];
+};
+
+static struct memory available(void) {
+    struct cgroup_memory group = cgroup_memory(CGROUP_LIST, CGROUP_MOUNT);
     FILE *file = fopen("/proc/meminfo", "re");
-    uint64_t kib = 0, limit = uv_get_constrained_memory(), bytes;
+    struct memory m = {.what = "MemAvailable"};
+    uint64_t kib = 0;
     char line[256];
 
     while (file && fgets(line, sizeof(line), file))
@@ -31,8 +45,16 @@ uint64_t room_available_bytes(void) {
             break;
     if (file)
         (void)fclose(file);
-    bytes = kib * 1024;
-    return limit > 0 && limit < bytes ? limit : bytes;
+    m.n_bytes = kib * 1024;
+    if (group.n_available < m.n_bytes) {
+        m.n_bytes = group.n_available;
+        (void)snprintf(m.what, sizeof(m.what), "%s", group.what);
+    }
+    return m;
+}
+
+static uint64_t minus(uint64_t a, uint64_t b) {
+    return a - MIN(a, b);
 }
 
 static uint64_t file_bytes(const char *path) {
@@ -57,8 +79,27 @@ static uint64_t path_bytes(const char *path) {
     return sum;
 }
 
-static uint64_t weights_of(const Model *m) {
-    return m->engine ? gk_engine_info(m->engine)->n_file_bytes : path_bytes(m->path);
+/* 0: as there is room. */
+static uint64_t configured_kv_bytes(const Model *m) {
+    return m->kv_bytes > 0 ? m->kv_bytes : m->daemon->config->kv_bytes;
+}
+
+/* Of what is loaded; of what is to be, but for what a step works in, which its shapes will tell. */
+static uint64_t bytes_of(const Model *m) {
+    const struct gk_model_info *info = m->engine ? gk_engine_info(m->engine) : NULL;
+    uint64_t kv = configured_kv_bytes(m);
+
+    if (info)
+        return info->n_file_bytes + info->n_kv_bytes_max + info->n_step_bytes;
+    return path_bytes(m->path) + (kv > 0 ? kv : KV_BYTES_MIN);
+}
+
+/* Of what is loaded: what the system calls available all the same. */
+static uint64_t promised_of(const Model *m) {
+    const struct gk_model_info *info = gk_engine_info(m->engine);
+
+    return minus(info->n_file_bytes, info->memory.n_locked_bytes) +
+           gk_engine_kv_untouched(m->engine);
 }
 
 /* Loaded, and doing nothing. */
@@ -79,7 +120,7 @@ static Model *find_oldest(const Models *m) {
 }
 
 struct census {
-    uint64_t n_bytes; /* of weights */
+    uint64_t n_bytes, n_promised;
     size_t n_loaded;
     bool any_leaves;
 };
@@ -95,39 +136,79 @@ static struct census count(const Models *m, const Model *wanted) {
         c.any_leaves |= model->is_working && model->state != MODEL_LOADING;
         if (!model->engine)
             continue;
-        c.n_bytes += weights_of(model);
+        c.n_bytes += bytes_of(model);
+        c.n_promised += promised_of(model);
         c.n_loaded++;
     }
     return c;
 }
 
+/* Returns true where it would not fit; reterr says why. */
+static bool is_over(const Models *m, const Model *wanted, const struct census *c, Error *reterr) {
+    uint64_t max = m->daemon->config->model_bytes_max, n = bytes_of(wanted);
+    struct memory memory = available();
+
+    if (max > 0 && n > minus(max, c->n_bytes))
+        error_write(reterr,
+                    "model %s needs %" PRIu64 " MiB with its KV cache, and of the %" PRIu64
+                    " MiB for models (model_memory_max) those in use or pinned have %" PRIu64,
+                    wanted->name, n >> 20, max >> 20, c->n_bytes >> 20);
+    else if (n > minus(memory.n_bytes, c->n_promised) && c->n_loaded > 0)
+        error_write(reterr,
+                    "model %s needs %" PRIu64 " MiB with its KV cache, and of the %" PRIu64
+                    " MiB of memory that are available (%s) models in use or pinned need %" PRIu64,
+                    wanted->name, n >> 20, memory.n_bytes >> 20, memory.what, c->n_promised >> 20);
+    else
+        return false;
+    return true;
+}
+
 int room_make(Models *m, Model *wanted, Error *reterr) {
-    uint64_t max = m->daemon->config->model_bytes_max, available = room_available_bytes();
-    uint64_t n = weights_of(wanted);
+    uint64_t max = m->daemon->config->model_bytes_max;
     struct census c = count(m, wanted);
-    bool is_over_max = max > 0 && (n > max || c.n_bytes > max - n);
-    bool is_over_memory = n > available || c.n_bytes > available - n;
     Model *oldest;
 
     if (c.any_leaves)
         return ROOM_E_WAIT;
-    if (!is_over_max && (!is_over_memory || c.n_loaded == 0))
+    if (!is_over(m, wanted, &c, reterr))
         return 0;
     oldest = wanted->may_evict ? find_oldest(m) : NULL;
-    if (oldest && (max == 0 || n <= max)) {
-        log_info("unloading model %s: model %s needs the room", oldest->name, wanted->name);
-        model_send_away(oldest);
-        return ROOM_E_WAIT;
+    if (!oldest || (max > 0 && bytes_of(wanted) > max))
+        return ROOM_E_NONE;
+    log_info("unloading model %s: model %s needs the room", oldest->name, wanted->name);
+    model_send_away(oldest);
+    *reterr = (Error)ERROR_INIT;
+    return ROOM_E_WAIT;
+}
+
+uint64_t room_kv_bytes(const Models *m, const Model *wanted) {
+    uint64_t max = m->daemon->config->model_bytes_max, n = configured_kv_bytes(wanted);
+    struct memory memory = available();
+    struct census c = count(m, wanted);
+    uint64_t n_free = minus(memory.n_bytes, c.n_promised), n_file = path_bytes(wanted->path);
+    uint64_t n_left = minus(n_free, n_file);
+    const char *why = "an eighth";
+
+    if (n > 0) {
+        log_info("model %s: %" PRIu64 " MB for its KV cache, as configured", wanted->name,
+                 n / 1000000);
+        return n;
     }
-    if (is_over_max)
-        return error_set(reterr, ROOM_E_NONE,
-                         "model %s needs %" PRIu64 " MiB, and of the %" PRIu64
-                         " MiB for models (model_memory_max) those in use or pinned have %" PRIu64,
-                         wanted->name, n >> 20, max >> 20, c.n_bytes >> 20);
-    return error_set(reterr, ROOM_E_NONE,
-                     "model %s needs %" PRIu64 " MiB, and of the %" PRIu64
-                     " MiB of memory that are available models in use or pinned have %" PRIu64,
-                     wanted->name, n >> 20, available >> 20, c.n_bytes >> 20);
+    n = n_free / KV_SHARE;
+    if (max > 0)
+        n_left = MIN(n_left, minus(minus(max, c.n_bytes), n_file));
+    if (n_left < n) {
+        n = n_left;
+        why = "what the model leaves";
+    }
+    if (n < KV_BYTES_MIN) {
+        n = KV_BYTES_MIN;
+        why = "the least there is, whatever is left";
+    }
+    log_info("model %s: %" PRIu64 " MB for its KV cache: %s of the %" PRIu64
+             " MB that are available (%s) beside other models",
+             wanted->name, n / 1000000, why, n_free / 1000000, memory.what);
+    return n;
 }
 
 uint64_t room_tick(Models *m, uint64_t now_us) {

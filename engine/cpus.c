@@ -1,10 +1,7 @@
-/*
- * See cpus.h. A quota may be set on our cgroup or on any above it, and in a container the path in
- * /proc/self/cgroup may begin above what is mounted: so every directory from there up to the mount
- * is read, those that don't exist are no limit, and the least one holds.
- */
+/* See cpus.h. A quota may be set on our cgroup or on any above it: the least one holds. */
 #include "engine/cpus.h"
 
+#include "base/cgroup.h"
 #include "base/macro.h"
 
 #include <limits.h>
@@ -12,98 +9,29 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The first word of a file as a number; -1 where there is none ("max") or no file. *ret_second: the
- * second word, 0 where there is none. */
-static long long read_numbers(const char *path, long long *ret_second) {
-    char line[64] = "", *end, *second;
-    FILE *f = fopen(path, "re");
-    long long r;
-
-    *ret_second = 0;
-    if (!f)
-        return -1;
-    if (!fgets(line, sizeof(line), f))
-        line[0] = '\0';
-    (void)fclose(f);
-    r = strtoll(line, &end, 10);
-    if (end == line)
-        return -1;
-    *ret_second = strtoll(end, &second, 10);
-    return r;
-}
-
 /* v2: cpu.max holds "QUOTA PERIOD" or "max PERIOD"; v1: a file for each, quota -1 for no limit. */
-static unsigned quota_of(const char *directory, bool v1) {
-    char path[2 * PATH_MAX];
+static void lessen(void *userdata, const char *directory, bool is_v1) {
     long long quota, period, ignored;
+    unsigned *least = userdata, n;
 
-    (void)snprintf(path, sizeof(path), "%s/%s", directory, v1 ? "cpu.cfs_quota_us" : "cpu.max");
-    quota = read_numbers(path, &period);
-    if (v1) {
-        (void)snprintf(path, sizeof(path), "%s/cpu.cfs_period_us", directory);
-        period = read_numbers(path, &ignored);
-    }
+    quota = cgroup_read(directory, is_v1 ? "cpu.cfs_quota_us" : "cpu.max", &period);
+    if (is_v1)
+        period = cgroup_read(directory, "cpu.cfs_period_us", &ignored);
     if (quota <= 0 || period <= 0)
-        return 0;
-    return (unsigned)MIN(quota / period + (quota % period > 0), (long long)INT_MAX);
-}
-
-static unsigned lesser(unsigned a, unsigned b) {
-    return a == 0 || (b != 0 && b < a) ? b : a;
-}
-
-/* True where a comma-separated list holds the word. */
-static bool has_word(const char *list, const char *word) {
-    size_t n = strlen(word);
-
-    for (const char *p = list; p; p = strchr(p, ',')) {
-        p += *p == ',';
-        if (strncmp(p, word, n) == 0 && (p[n] == ',' || p[n] == '\0'))
-            return true;
-    }
-    return false;
-}
-
-/* A line "ID:CONTROLLERS:/PATH"; version 2 has no controllers in it. */
-static unsigned quota_of_line(char *line, const char *mount) {
-    char directory[2 * PATH_MAX], *controllers = strchr(line, ':'), *group, *slash;
-    unsigned least = 0;
-    bool v1;
-
-    group = controllers ? strchr(controllers + 1, ':') : NULL;
-    if (!group)
-        return 0;
-    *group++ = '\0';
-    controllers++;
-    group[strcspn(group, "\n")] = '\0';
-    v1 = controllers[0] != '\0';
-    if (v1 && !has_word(controllers, "cpu"))
-        return 0;
-    for (;;) {
-        (void)snprintf(directory, sizeof(directory), "%s%s%s", mount, v1 ? "/cpu" : "", group);
-        least = lesser(least, quota_of(directory, v1));
-        slash = strrchr(group, '/');
-        if (!slash)
-            return least;
-        *slash = '\0';
-    }
+        return;
+    n = (unsigned)MIN(quota / period + (quota % period > 0), (long long)INT_MAX);
+    *least = *least == 0 ? n : MIN(*least, n);
 }
 
 unsigned cpus_quota(const char *list, const char *mount) {
-    FILE *f = fopen(list, "re");
-    char line[PATH_MAX];
     unsigned least = 0;
 
-    if (!f)
-        return 0;
-    while (fgets(line, sizeof(line), f))
-        least = lesser(least, quota_of_line(line, mount));
-    (void)fclose(f);
+    cgroup_walk(list, mount, "cpu", lessen, &least);
     return least;
 }
 
 const struct cpus_sources cpus_kernel = {
-    .cgroups = "/proc/self/cgroup", .cgroup_mount = "/sys/fs/cgroup", .nodes = CPUS_NODES};
+    .cgroups = CGROUP_LIST, .cgroup_mount = CGROUP_MOUNT, .nodes = CPUS_NODES};
 
 unsigned cpus_usable(const struct cpus_sources *sources, cpu_set_t *ret_mask) {
     unsigned n, quota = cpus_quota(sources->cgroups, sources->cgroup_mount);

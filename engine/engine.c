@@ -141,6 +141,12 @@ const struct gk_model_info *gk_engine_info(const GkEngine *e) {
     return &e->info;
 }
 
+uint64_t gk_engine_kv_untouched(const GkEngine *e) {
+    uint32_t n = atomic_load_explicit(&e->kv.n_touched, memory_order_relaxed);
+
+    return (e->kv.n_pages - n) * (uint64_t)e->kv.page_bytes;
+}
+
 bool gk_engine_is_lost(const GkEngine *e) {
     return atomic_load_explicit(&e->lost, memory_order_acquire) || model_file_is_lost(e->file);
 }

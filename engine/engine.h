@@ -94,6 +94,7 @@ struct gk_model_info {
     uint64_t n_file_bytes, n_active_bytes; /* bytes of weights read for one decoded token */
     uint64_t n_half_precision_bytes;       /* 2 bytes a parameter */
     uint64_t n_kv_bytes_per_token, n_kv_bytes_max;
+    uint64_t n_step_bytes;                        /* what a step works in */
     uint32_t n_layers, n_experts, n_experts_used; /* experts: 0 for a dense model */
     uint32_t n_embd, n_ff, n_heads, n_kv_heads, head_size, n_vocab;
     uint32_t n_context_trained, n_context_max;
@@ -103,6 +104,10 @@ struct gk_model_info {
     bool add_bos;                 /* what gk_tokenize() does where asked for the model's default */
 };
 const struct gk_model_info *gk_engine_info(const GkEngine *e);
+
+/* Of n_kv_bytes_max, what no sequence has come to yet, so that the system counts it as free. Any
+ * thread. */
+uint64_t gk_engine_kv_untouched(const GkEngine *e);
 
 /* True after the mapped file failed (SIGBUS: it shrank or could not be read). Any thread. */
 bool gk_engine_is_lost(const GkEngine *e);

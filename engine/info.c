@@ -104,6 +104,7 @@ int info_init(GkEngine *e) {
     i->n_active_bytes = active_bytes(s, &e->weights);
     i->n_kv_bytes_per_token = e->kv.page_bytes / KV_PAGE_POSITIONS;
     i->n_kv_bytes_max = e->kv.n_memory_bytes;
+    i->n_step_bytes = e->scratch.n_bytes;
     i->n_layers = s->n_layers;
     i->n_experts = s->n_experts;
     i->n_experts_used = s->n_experts_used;

@@ -65,10 +65,16 @@ void kv_pool_deinit(KvPool *kv) {
 }
 
 bool kv_pool_take(KvPool *kv, size_t n, uint32_t *ret_pages) {
+    uint32_t n_touched = atomic_load_explicit(&kv->n_touched, memory_order_relaxed);
+
     if (n > kv->n_free)
         return false;
-    for (size_t i = 0; i < n; i++)
-        kv->n_users[ret_pages[i] = kv->free_pages[--kv->n_free]] = 1;
+    for (size_t i = 0; i < n; i++) {
+        ret_pages[i] = kv->free_pages[--kv->n_free];
+        kv->n_users[ret_pages[i]] = 1;
+        n_touched = MAX(n_touched, ret_pages[i] + 1);
+    }
+    atomic_store_explicit(&kv->n_touched, n_touched, memory_order_relaxed);
     return true;
 }
 

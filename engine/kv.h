@@ -20,8 +20,9 @@ typedef struct KvPool {
     uint8_t *memory; /* mapped, touched page by page as it is used */
     size_t n_memory_bytes;
     uint32_t n_pages, n_free;
-    uint32_t *free_pages; // (n_pages) a stack, n_free of them in use
-    uint32_t *n_users;    // (n_pages) sequences that have the page, and the prefix cache
+    atomic_uint n_touched; /* pages that were ever taken: the first ones; read by any thread */
+    uint32_t *free_pages;  // (n_pages) a stack, n_free of them in use
+    uint32_t *n_users;     // (n_pages) sequences that have the page, and the prefix cache
 } KvPool;
 
 /* Returns GK_E_INVALID where the budget holds no page, -ENOMEM. */

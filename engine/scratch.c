@@ -132,6 +132,7 @@ int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_ro
     take_all(&taking, s, shape, w, n_rows_max, n_threads);
     if (taking.failed)
         return error_set(reterr, -ENOMEM, "out of memory for steps of %u rows", n_rows_max);
+    s->n_bytes = taking.n_bytes;
     return 0;
 }
 

@@ -101,6 +101,7 @@ typedef struct Scratch {
     uint32_t *logit_rows;               // (n_rows) rows that want logits
     float *logits;                      // (LOGIT_ROWS, n_vocab) one group of them
     void **thread;                      // (n_threads) THREAD_SCRATCH_BYTES each
+    uint64_t n_bytes;                   /* all of it */
 } Scratch;
 
 #define LOGIT_ROWS 64  /* rows that go through the output head together */

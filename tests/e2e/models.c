@@ -223,8 +223,9 @@ static void test_the_oldest_makes_room(void) {
     CALL *of_c = NULL;
     struct grokd_error error = {0};
 
-    start("[engine]\nmodel_memory_max = 30M\n" MODEL("a", "") MODEL("b", "") MODEL("c", "")
-              MODEL("d", "load = no"));
+    /* 12 MB of weights each, and 3 for steps */
+    start("[engine]\nmodel_memory_max = 47M\nkv_memory = 7M\nstep_rows = 16\nthreads = 2\n" MODEL(
+        "a", "") MODEL("b", "") MODEL("c", "") MODEL("d", "load = no"));
     client = test_connect(&d);
     /* At start nobody is sent away for a model that nobody asked for. */
     assert(find(client, "a").state == GROKD_MODEL_READY);
@@ -270,6 +271,25 @@ static void test_too_large_is_refused_and_sends_nobody_away(void) {
     test_daemon_stop(&d);
 }
 
+/* Where nothing is said of it, the KV cache is what the limit leaves, and counts. */
+static void test_caches_count(void) {
+    CLIENT *client = NULL;
+    struct grokd_error error = {0};
+    CALL *call = NULL;
+
+    start("[engine]\nmodel_memory_max = 100M\n" MODEL("a", "") MODEL("b", "load = no"));
+    assert(test_daemon_logged(&d, "model a: 92 MB for its KV cache: what the model leaves of"));
+    client = test_connect(&d);
+    call = hold(client, "a");
+    assert(ask(client, "b", &error) == GROKD_RESOURCE_EXHAUSTED);
+    assert(strstr(error.text, "with its KV cache"));
+    call = grokd_call_free(call);
+    await_idle(client, "a");
+    expect_tar(client, "b");
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 /* A split model of 8 TiB, of which nothing is written. */
 static void make_huge(char path[200]) {
     for (int i = 1; i <= 2; i++) {
@@ -302,7 +322,7 @@ static void test_memory_is_not_promised_twice(void) {
     client = test_connect(&d);
     call = hold(client, "a");
     assert(ask(client, "huge", &error) == GROKD_RESOURCE_EXHAUSTED);
-    assert(strstr(error.text, "huge needs 8388608 MiB") && strstr(error.text, "available"));
+    assert(strstr(error.text, "huge needs 8388672 MiB") && strstr(error.text, "available"));
     assert(find(client, "a").state == GROKD_MODEL_READY);
     call = grokd_call_free(call);
     await_idle(client, "a");
@@ -381,6 +401,7 @@ int main(int argc, char **argv) {
         TEST(idle_models_go),
         TEST(the_oldest_makes_room),
         TEST(too_large_is_refused_and_sends_nobody_away),
+        TEST(caches_count),
         TEST(memory_is_not_promised_twice),
         TEST(failures_cool_down),
         TEST(the_end_waits_for_no_model),
