@@ -8,8 +8,8 @@ VERSION := 0.1.0
 # ---- what there is, folder by folder ----
 
 base_SRC   := base/alloc.c base/arena.c base/buf.c base/cgroup.c base/error.c base/utf8.c
-engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/info.c engine/kv.c engine/manifest.c \
-              engine/memory.c engine/moe.c engine/pool.c engine/prefix.c engine/prefix-file.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c \
+engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/engine.c engine/homes.c engine/info.c engine/kv.c engine/manifest.c \
+              engine/memory.c engine/moe.c engine/pool.c engine/prefix.c engine/prefix-file.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c engine/tasks.c \
               engine/file/file.c engine/file/gguf.c engine/file/map.c engine/grammar/expr.c engine/grammar/gbnf.c \
               engine/grammar/grammar.c engine/grammar/automaton.c engine/grammar/automaton-cache.c engine/grammar/automaton-mask.c \
               engine/grammar/match.c engine/grammar/network.c engine/grammar/regex.c engine/grammar/tokens.c \

@@ -370,6 +370,8 @@ int convert_show_model(struct answer *answer, const void *message) {
         .numa_nodes = m->numa_nodes,
         .node_bytes = m->node_bytes,
         .n_node_bytes = m->n_node_bytes,
+        .home_bytes = m->home_bytes,
+        .away_bytes = m->away_bytes,
     };
     answer->event.show_model = to;
     return to->summary ? 0 : -ENOMEM;

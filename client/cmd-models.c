@@ -118,6 +118,8 @@ static json_t *json_show(const struct grokd_show_model_response *m) {
         {"huge_page_bytes", m->huge_page_bytes},
         {"locked_bytes", m->locked_bytes},
         {"numa_nodes", m->numa_nodes},
+        {"home_bytes", m->home_bytes},
+        {"away_bytes", m->away_bytes},
     };
     json_t *nodes = json_array();
 
@@ -162,6 +164,11 @@ static void print_memory(const struct grokd_show_model_response *m) {
     for (size_t i = 0; m->numa_nodes > 1 && i < m->n_node_bytes; i++) {
         (void)snprintf(text, sizeof(text), "on node %zu", i);
         print_amount(text, m->node_bytes[i], "B");
+    }
+    if (m->home_bytes + m->away_bytes > 0) {
+        (void)snprintf(text, sizeof(text), "%.1f %%",
+                       100 * (double)m->home_bytes / (double)(m->home_bytes + m->away_bytes));
+        print_row("on its threads' node", text);
     }
 }
 

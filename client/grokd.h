@@ -474,6 +474,8 @@ struct grokd_show_model_response {
     uint32_t numa_nodes;        /* of the machine */
     const uint64_t *node_bytes; /* (n_node_bytes) resident on node 0, 1, ... */
     size_t n_node_bytes;
+    /* On the node of the threads that read it, and on others; 0 and 0: they are on one node. */
+    uint64_t home_bytes, away_bytes;
 };
 
 /* model NULL: the default one */

@@ -36,6 +36,8 @@
 /* After a failure to load: 10 s, 20 s, … 640 s. */
 #define COOL_MIN_US    10000000ull
 #define COOL_DOUBLINGS 6u
+/* More of a model than this on other NUMA nodes than it should be is worth a warning. */
+#define AWAY_PERCENT_MAX 10u
 
 static const char *const state_names[] = {
 #define X(name) #name,
@@ -207,6 +209,22 @@ static void cool_down(Model *m) {
     m->retry_us = daemon_now_us(m->daemon) + us;
 }
 
+/* Pages that were in the page cache already are not moved. */
+static void log_homes(const Model *m, const struct gk_memory *memory) {
+    uint64_t n_known = memory->n_home_bytes + memory->n_away_bytes;
+    unsigned percent = n_known > 0 ? (unsigned)(100 * memory->n_away_bytes / n_known) : 0;
+
+    if (n_known == 0)
+        return;
+    log_info("model %s: %u %% of it are on the NUMA node of the threads that read them", m->name,
+             100 - percent);
+    if (percent > AWAY_PERCENT_MAX)
+        log_warning("model %s: %u %% of it were in the page cache on other NUMA nodes than that of "
+                    "the threads that read them, which is slower; grokd.conf(5), preload, says "
+                    "what helps",
+                    m->name, percent);
+}
+
 static void log_memory(const Model *m, const struct gk_model_info *info) {
     const struct gk_memory *memory = &info->memory;
 
@@ -215,6 +233,7 @@ static void log_memory(const Model *m, const struct gk_model_info *info) {
              m->name, info->n_file_bytes / 1000000, memory->n_resident_bytes / 1000000,
              memory->n_locked_bytes / 1000000, memory->n_huge_bytes / 1000000, memory->n_nodes,
              memory->n_nodes == 1 ? "" : "s");
+    log_homes(m, memory);
     if (m->daemon->config->lock && memory->n_locked_bytes < memory->n_resident_bytes)
         log_warning("model %s is not locked in memory: the limit (LimitMEMLOCK= of the unit, "
                     "RLIMIT_MEMLOCK) is too low",

@@ -28,6 +28,8 @@ static void fill_memory(const struct gk_memory *m, Grokd__V1__ShowModelResponse 
     a->huge_page_bytes = m->n_huge_bytes;
     a->locked_bytes = m->n_locked_bytes;
     a->numa_nodes = m->n_nodes;
+    a->home_bytes = m->n_home_bytes;
+    a->away_bytes = m->n_away_bytes;
     a->node_bytes = (uint64_t *)(uintptr_t)m->node_bytes; /* packing only reads */
     for (size_t i = 0; i < GK_NODES_MAX; i++)
         if (m->node_bytes[i] > 0)

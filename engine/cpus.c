@@ -101,16 +101,19 @@ unsigned cpus_n_nodes(const char *directory) {
 }
 
 /* Moves those of `some` that are still in `left` to the end of ret. */
-static size_t take_cpus(cpu_set_t *left, const cpu_set_t *some, int *ret, size_t n, size_t n_max) {
-    for (int cpu = 0; cpu < CPU_SETSIZE && n < n_max; cpu++)
+static size_t take_cpus(cpu_set_t *left, const cpu_set_t *some, int node, struct cpu_place *ret,
+                        size_t n) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, left) && CPU_ISSET(cpu, some)) {
             CPU_CLR(cpu, left);
-            ret[n++] = cpu;
+            ret[n++] = (struct cpu_place){.cpu = cpu, .node = node};
         }
     return n;
 }
 
-size_t cpus_by_node(const char *directory, const cpu_set_t *cpus, int *ret, size_t n_max) {
+/* All of the mask, node by node. */
+static size_t cpus_by_node(const char *directory, const cpu_set_t *cpus,
+                           struct cpu_place ret[CPU_SETSIZE]) {
     cpu_set_t nodes, of_node, left = *cpus;
     char path[PATH_MAX];
     size_t n = 0;
@@ -121,7 +124,27 @@ size_t cpus_by_node(const char *directory, const cpu_set_t *cpus, int *ret, size
             continue;
         (void)snprintf(path, sizeof(path), "%s/node%d/cpulist", directory, node);
         read_list(path, &of_node);
-        n = take_cpus(&left, &of_node, ret, n, n_max);
+        n = take_cpus(&left, &of_node, node, ret, n);
     }
-    return take_cpus(&left, cpus, ret, n, n_max); /* what no node has */
+    return take_cpus(&left, cpus, -1, ret, n);
+}
+
+/* The first CPUs of each node, then the second ones, and so on. */
+size_t cpus_spread(const char *directory, const cpu_set_t *cpus, size_t n, struct cpu_place *ret) {
+    struct cpu_place all[CPU_SETSIZE];
+    size_t n_all = cpus_by_node(directory, cpus, all), n_chosen = 0, n_ret = 0;
+    bool chosen[CPU_SETSIZE] = {false};
+
+    for (size_t round = 0; n_chosen < MIN(n, n_all); round++)
+        for (size_t i = 0, rank = 0; i < n_all && n_chosen < n; i++) {
+            rank = i > 0 && all[i].node == all[i - 1].node ? rank + 1 : 0;
+            if (rank == round) {
+                chosen[i] = true;
+                n_chosen++;
+            }
+        }
+    for (size_t i = 0; i < n_all; i++)
+        if (chosen[i])
+            ret[n_ret++] = all[i];
+    return n_ret;
 }

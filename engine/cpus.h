@@ -21,5 +21,9 @@ unsigned cpus_quota(const char *list, const char *mount);
 #define CPUS_NODES "/sys/devices/system/node"
 /* NUMA nodes of this machine, 1 where `directory` does not tell. */
 unsigned cpus_n_nodes(const char *directory);
-/* The CPUs of the mask, those of a node together, at most n_max. Returns how many. */
-size_t cpus_by_node(const char *directory, const cpu_set_t *cpus, int *ret, size_t n_max);
+struct cpu_place {
+    int cpu, node; /* the kernel's numbers; node -1: none has it */
+};
+/* n CPUs of the mask, or all where it has fewer, spread over the nodes; those of a node stand
+ * together. Returns how many. */
+size_t cpus_spread(const char *directory, const cpu_set_t *cpus, size_t n, struct cpu_place *ret);

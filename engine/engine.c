@@ -57,6 +57,29 @@ static bool ends_generation(const void *tokenizer, int32_t token) {
     return tokenizer_is_eog(tokenizer, token);
 }
 
+/* With preload, what has its home on a node is read there. */
+static int read_file(GkEngine *e, const struct gk_options *o, Error *reterr) {
+    CLEANUP(homes_freep) Homes *homes = NULL;
+    int r = 0;
+
+    if (o->preload && pool_n_nodes(e->pool) > 1) {
+        homes = homes_new(&e->shape, &e->weights, e->pool);
+        if (!homes)
+            return error_set(reterr, -ENOMEM, "out of memory");
+        r = homes_preload(homes, e->file, o->on_progress, o->userdata, reterr);
+    } else if (o->preload && !model_file_preload(e->file, o->on_progress, o->userdata)) {
+        r = error_set(reterr, -ECANCELED, "loading was given up");
+    }
+    if (r != 0)
+        return r;
+    if (o->lock)
+        model_file_lock(e->file);
+    memory_of_file(e->file, homes, &e->info.memory);
+    if (model_file_is_lost(e->file))
+        return error_set(reterr, GK_E_FILE, "the file changed or failed while it was read");
+    return 0;
+}
+
 static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
     int r;
 
@@ -77,8 +100,7 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
         (r = tokenizer_from_gguf(&e->tokenizer, e->file, reterr)) != 0 ||
         (r = check_vocab(e, reterr)) != 0 || (r = set_limits(e, o, reterr)) != 0)
         return r;
-    r = scratch_init(&e->scratch, &e->shape, &e->weights, e->info.n_rows_max,
-                     gk_pool_n_threads(e->pool), reterr);
+    r = scratch_init(&e->scratch, &e->shape, &e->weights, e->info.n_rows_max, e->pool, reterr);
     if (r != 0)
         return r;
     automaton_cache_init(&e->automata, tokenizer_vocab(e->tokenizer), ends_generation,
@@ -86,14 +108,7 @@ static int open_parts(GkEngine *e, const struct gk_options *o, Error *reterr) {
     r = info_init(e);
     if (r != 0)
         return error_set(reterr, r, "out of memory");
-    if (o->preload && !model_file_preload(e->file, o->on_progress, o->userdata))
-        return error_set(reterr, -ECANCELED, "loading was given up");
-    if (o->lock)
-        model_file_lock(e->file);
-    memory_of_file(e->file, &e->info.memory);
-    if (model_file_is_lost(e->file))
-        return error_set(reterr, GK_E_FILE, "the file changed or failed while it was read");
-    return 0;
+    return read_file(e, o, reterr);
 }
 
 int gk_engine_open(GkEngine **ret, const struct gk_options *options, Error *reterr) {

@@ -82,6 +82,9 @@ struct gk_memory {
     uint64_t n_locked_bytes;
     uint32_t n_nodes;                  /* NUMA nodes of this machine */
     uint64_t node_bytes[GK_NODES_MAX]; // (the nodes' numbers)
+    /* With `preload`, where threads are on several nodes: of the file, what is on the node of the
+     * threads that read it, and what is on others, from a sample of its pages. */
+    uint64_t n_home_bytes, n_away_bytes;
 };
 
 /* Facts computed from the file's own shapes (grok1.md 1). Strings live as long as the engine. */

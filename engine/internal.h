@@ -35,7 +35,7 @@ struct GkEngine {
 
 /* Allocates for n_rows_max rows. Returns GK_E_INVALID where that is too much to ask, -ENOMEM. */
 int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_rows_max,
-                 unsigned n_threads, Error *reterr);
+                 const GkPool *pool, Error *reterr);
 void scratch_deinit(Scratch *s, unsigned n_threads);
 
 /* The product with the tier's kernel, or OpenBLAS for float weights where the engine allows it. */

@@ -11,9 +11,12 @@
 #include "engine/cpus.h"
 
 #include <inttypes.h>
+#include <linux/mempolicy.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #define LINE_MAX_BYTES 4096 /* paths are the longest thing in them */
+#define SAMPLES        65536
 
 static bool is_inside(uintptr_t begin, const struct memory_range *ranges, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -75,7 +78,39 @@ void memory_read_numa_maps(FILE *numa_maps, const struct memory_range *ranges, s
     }
 }
 
-void memory_of_file(const ModelFile *f, struct gk_memory *ret) {
+static size_t sample_bytes(const struct memory_range *ranges, size_t n) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), n_pages = 0;
+
+    for (size_t i = 0; i < n; i++)
+        n_pages += (ranges[i].end - ranges[i].begin) / page;
+    return (n_pages / SAMPLES + 1) * page;
+}
+
+void memory_count_homes(const Homes *homes, const struct memory_range *ranges, size_t n,
+                        int (*node_of)(const void *page), struct gk_memory *ret) {
+    size_t step = sample_bytes(ranges, n);
+
+    for (size_t i = 0; i < n; i++)
+        for (uintptr_t at = ranges[i].begin; at < ranges[i].end; at += step) {
+            const uint8_t *page = (const uint8_t *)at;
+            size_t n_bytes = MIN(step, ranges[i].end - at);
+            int node = node_of(page);
+
+            if (node >= 0 && node == homes_node_of(homes, page))
+                ret->n_home_bytes += n_bytes;
+            else if (node >= 0)
+                ret->n_away_bytes += n_bytes;
+        }
+}
+
+static int kernel_node_of(const void *page) {
+    int node;
+
+    return syscall(SYS_get_mempolicy, &node, NULL, 0ul, page, MPOL_F_NODE | MPOL_F_ADDR) == 0 ? node
+                                                                                              : -1;
+}
+
+void memory_of_file(const ModelFile *f, const Homes *homes, struct gk_memory *ret) {
     CLEANUP(freep) struct memory_range *ranges = NULL;
     size_t n = model_file_n_parts(f);
     FILE *file;
@@ -98,4 +133,6 @@ void memory_of_file(const ModelFile *f, struct gk_memory *ret) {
         memory_read_numa_maps(file, ranges, n, ret);
         (void)fclose(file);
     }
+    if (homes)
+        memory_count_homes(homes, ranges, n, kernel_node_of, ret);
 }

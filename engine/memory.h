@@ -3,6 +3,7 @@
 
 #include "engine/engine.h"
 #include "engine/file/file.h"
+#include "engine/homes.h"
 
 #include <stdio.h>
 
@@ -15,5 +16,10 @@ void memory_read_smaps(FILE *smaps, const struct memory_range *ranges, size_t n,
                        struct gk_memory *ret);
 void memory_read_numa_maps(FILE *numa_maps, const struct memory_range *ranges, size_t n,
                            struct gk_memory *ret);
-/* All of the file's parts. Zeroes where the kernel does not say. */
-void memory_of_file(const ModelFile *f, struct gk_memory *ret);
+/* A sample of the pages in the ranges, which must have been read. node_of: the number of the node
+ * that a page is on; negative: nobody knows. */
+void memory_count_homes(const Homes *homes, const struct memory_range *ranges, size_t n,
+                        int (*node_of)(const void *page), struct gk_memory *ret);
+/* All of the file's parts. Zeroes where the kernel does not say. homes: NULL where the file has not
+ * been read or there is one node. */
+void memory_of_file(const ModelFile *f, const Homes *homes, struct gk_memory *ret);

@@ -109,12 +109,12 @@ static uint32_t n_tiles(uint32_t n, uint32_t tile) {
     return (n + tile - 1) / tile;
 }
 
-size_t moe_n_inner_tasks(const GkEngine *e) {
-    return (size_t)n_experts(e) * n_tiles(e->shape.n_ff, TILE_FF);
+struct task_part moe_inner_tasks(const GkEngine *e) {
+    return (struct task_part){n_experts(e), n_tiles(e->shape.n_ff, TILE_FF)};
 }
 
-size_t moe_n_down_tasks(const GkEngine *e) {
-    return (size_t)n_experts(e) * n_tiles(e->shape.n_embd, TILE_OUT);
+struct task_part moe_down_tasks(const GkEngine *e) {
+    return (struct task_part){n_experts(e), n_tiles(e->shape.n_embd, TILE_OUT)};
 }
 
 /* Puts n features from feature `begin` on into a slot's row of the down product's activations. */

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "engine/internal.h"
+#include "engine/tasks.h"
 
 /* Row i's router: probabilities, the chosen experts in rank order, their gates. A NaN never wins.
  */
@@ -13,9 +14,9 @@ void moe_sort(const GkEngine *e, uint32_t n_rows);
 
 /* The feed-forward blocks as tasks, first (expert, TILE_FF features) of activation(gate)·up, then
  * (expert, TILE_OUT outputs) of down. Tasks of an expert that no row chose do nothing. */
-size_t moe_n_inner_tasks(const GkEngine *e);
+struct task_part moe_inner_tasks(const GkEngine *e);
 void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch);
-size_t moe_n_down_tasks(const GkEngine *e);
+struct task_part moe_down_tasks(const GkEngine *e);
 void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch);
 
 /* Row i's branch: Σ gate · expert's output, in rank order. */

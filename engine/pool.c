@@ -36,12 +36,14 @@ struct member {
     GkPool *pool;
     pthread_t thread;
     unsigned i;
-    int cpu; /* -1: not pinned */
+    unsigned node;  /* of pool->nodes */
+    cpu_set_t cpus; /* where it runs; none: anywhere */
 };
 
 struct GkPool {
-    unsigned n;
-    struct member *members; /* (n); member 0 is the caller: no thread of ours */
+    unsigned n, n_nodes;
+    int nodes[GK_NODES_MAX]; // (n_nodes) the kernel's numbers
+    struct member *members;  /* (n); member 0 is the caller: no thread of ours */
     pool_fn *run;
     void *userdata;
     bool stop;
@@ -114,14 +116,13 @@ void pool_barrier(GkPool *pool, unsigned i_thread) {
     }
 }
 
-static void pin(int cpu) {
-    cpu_set_t one;
+static bool is_pinned(const struct member *m) {
+    return CPU_COUNT(&m->cpus) > 0;
+}
 
-    if (cpu < 0)
-        return;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    (void)sched_setaffinity(0, sizeof(one), &one); /* a sandbox may forbid it: slower, not wrong */
+static void pin(const struct member *m) {
+    if (is_pinned(m)) /* a sandbox may forbid it: slower, not wrong */
+        (void)sched_setaffinity(0, sizeof(m->cpus), &m->cpus);
 }
 
 static void *member_main(void *userdata) {
@@ -129,7 +130,7 @@ static void *member_main(void *userdata) {
     GkPool *pool = m->pool;
     unsigned epoch = 0;
 
-    pin(m->cpu);
+    pin(m);
     for (;;) {
         gate_wait(&pool->work, epoch, pool->spin_ns);
         epoch++;
@@ -147,72 +148,117 @@ static void *member_main(void *userdata) {
  * less than one.
  */
 void pool_run(GkPool *pool, pool_fn *fn, void *userdata) {
-    int cpu = pool->members[0].cpu;
     cpu_set_t own;
 
-    if (cpu >= 0 && sched_getaffinity(0, sizeof(own), &own) < 0)
-        cpu = -1;
-    pin(cpu);
+    pool_visit(pool, 0, &own);
     pool->run = fn;
     pool->userdata = userdata;
     if (pool->n > 1)
         gate_open(&pool->work);
     fn(userdata, 0);
     pool_barrier(pool, 0);
-    if (cpu >= 0)
-        (void)sched_setaffinity(0, sizeof(own), &own);
+    pool_return(&own);
+}
+
+void pool_visit(const GkPool *pool, unsigned i_thread, cpu_set_t *ret_own) {
+    const struct member *m = &pool->members[i_thread];
+
+    CPU_ZERO(ret_own);
+    if (is_pinned(m) && sched_getaffinity(0, sizeof(*ret_own), ret_own) == 0)
+        pin(m);
+}
+
+void pool_return(const cpu_set_t *own) {
+    if (CPU_COUNT(own) > 0)
+        (void)sched_setaffinity(0, sizeof(*own), own);
 }
 
 /* ---- life ---- */
 
-static int start_member(GkPool *pool, unsigned i, int cpu) {
+static int start_member(struct member *m) {
     sigset_t all, old;
     int r;
 
-    pool->members[i] = (struct member){.pool = pool, .i = i, .cpu = cpu};
     (void)sigfillset(&all);
     (void)sigdelset(&all, SIGBUS); /* raised by the thread itself: must not be blocked */
     (void)sigdelset(&all, SIGSEGV);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-    r = pthread_create(&pool->members[i].thread, NULL, member_main, &pool->members[i]);
+    r = pthread_create(&m->thread, NULL, member_main, m);
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     return r;
 }
 
+/* A team of n without threads, on one node, not pinned. */
+static int team_new(GkPool **ret, unsigned n, Error *reterr) {
+    CLEANUP(gk_pool_freep) GkPool *pool = alloc_aligned(sizeof(*pool));
+
+    if (!pool)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    pool->members = alloc_array(n, sizeof(*pool->members));
+    if (!pool->members)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    for (unsigned i = 0; i < n; i++)
+        pool->members[i] = (struct member){.pool = pool, .i = i};
+    pool->n = pool->n_nodes = 1;
+    pool->nodes[0] = -1;
+    *ret = take_ptr(pool);
+    return 0;
+}
+
+static int team_start(GkPool *pool, unsigned n, Error *reterr) {
+    int r;
+
+    for (; pool->n < n; pool->n++)
+        if ((r = start_member(&pool->members[pool->n])) != 0)
+            return error_set(reterr, -r, "can't start compute thread %u of %u: %s", pool->n + 1, n,
+                             strerror(r));
+    return 0;
+}
+
+/* Pins member i to the CPU of place i, and numbers the nodes. More of them than can be told apart
+ * are one. */
+static void place_members(GkPool *pool, const struct cpu_place *places, size_t n) {
+    unsigned node = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        struct member *m = &pool->members[i];
+
+        CPU_SET((unsigned)places[i].cpu, &m->cpus);
+        node += i > 0 && places[i].node != places[i - 1].node;
+        m->node = node;
+        if (node < GK_NODES_MAX)
+            pool->nodes[node] = places[i].node;
+    }
+    pool->n_nodes = node + 1;
+    if (pool->n_nodes <= GK_NODES_MAX)
+        return;
+    pool->n_nodes = 1;
+    for (size_t i = 0; i < n; i++)
+        pool->members[i].node = 0;
+}
+
 int pool_new(GkPool **ret, unsigned n_threads, const struct cpus_sources *sources, Error *reterr) {
     CLEANUP(gk_pool_freep) GkPool *pool = NULL;
-    int order[CPU_SETSIZE]; /* members of a node are neighbours */
-    unsigned n_usable, n_wanted;
+    struct cpu_place places[CPU_SETSIZE];
+    unsigned n_usable, n;
     cpu_set_t cpus, here;
-    bool pinned;
     int r;
 
     if (n_threads > THREADS_MAX)
         return error_set(reterr, GK_E_INVALID, "%u threads are more than the %d that are allowed",
                          n_threads, THREADS_MAX);
     n_usable = MIN(cpus_usable(sources, &cpus), (unsigned)THREADS_MAX);
-    n_wanted = n_threads ? MIN(n_threads, n_usable) : n_usable;
-    pool = alloc_aligned(sizeof(*pool));
-    if (!pool)
-        return error_set(reterr, -ENOMEM, "out of memory");
-    pool->members = alloc_array(n_wanted, sizeof(*pool->members));
-    if (!pool->members)
-        return error_set(reterr, -ENOMEM, "out of memory");
-    pool->n = 1;
-    pool->spin_ns = n_wanted <= cpus_usable(&cpus_kernel, &here) ? SPIN_NS : 0;
-    pinned = n_wanted > 1 && n_wanted <= (unsigned)CPU_COUNT(&cpus);
-    if (pinned)
-        (void)cpus_by_node(sources->nodes, &cpus, order, ARRAY_SIZE(order));
-    pool->members[0] = (struct member){.pool = pool, .cpu = pinned ? order[0] : -1};
-    for (unsigned i = 1; i < n_wanted; i++) {
-        r = start_member(pool, i, pinned ? order[i] : -1);
-        if (r != 0)
-            return error_set(reterr, -r, "can't start compute thread %u of %u: %s", i + 1, n_wanted,
-                             strerror(r));
-        pool->n++;
-    }
-    *ret = take_ptr(pool);
-    return 0;
+    n = n_threads ? MIN(n_threads, n_usable) : n_usable;
+    r = team_new(&pool, n, reterr);
+    if (r != 0)
+        return r;
+    pool->spin_ns = n <= cpus_usable(&cpus_kernel, &here) ? SPIN_NS : 0;
+    if (n > 1 && n <= (unsigned)CPU_COUNT(&cpus))
+        place_members(pool, places, cpus_spread(sources->nodes, &cpus, n, places));
+    r = team_start(pool, n, reterr);
+    if (r == 0)
+        *ret = take_ptr(pool);
+    return r;
 }
 
 int gk_pool_new(GkPool **ret, unsigned n_threads, Error *reterr) {
@@ -233,4 +279,36 @@ GkPool *gk_pool_free(GkPool *pool) {
 
 unsigned gk_pool_n_threads(const GkPool *pool) {
     return pool->n;
+}
+
+/* ---- nodes ---- */
+
+unsigned pool_n_nodes(const GkPool *pool) {
+    return pool->n_nodes;
+}
+
+unsigned pool_node(const GkPool *pool, unsigned i_thread) {
+    return pool->members[i_thread].node;
+}
+
+int pool_node_number(const GkPool *pool, unsigned i_node) {
+    return pool->nodes[i_node];
+}
+
+/* A team with one member for each node, on all of the CPUs that the pool has there. */
+int pool_run_on_nodes(const GkPool *pool, pool_fn *fn, void *userdata, Error *reterr) {
+    CLEANUP(gk_pool_freep) GkPool *team = NULL;
+    int r = team_new(&team, pool->n_nodes, reterr);
+
+    if (r != 0)
+        return r;
+    for (unsigned i = 0; i < pool->n; i++) {
+        cpu_set_t *cpus = &team->members[pool->members[i].node].cpus;
+
+        CPU_OR(cpus, cpus, &pool->members[i].cpus);
+    }
+    r = team_start(team, pool->n_nodes, reterr);
+    if (r == 0)
+        pool_run(team, fn, userdata);
+    return r;
 }

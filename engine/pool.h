@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 
 struct cpus_sources;
@@ -21,6 +22,21 @@ typedef void pool_fn(void *userdata, unsigned i_thread);
 void pool_run(GkPool *pool, pool_fn *fn, void *userdata);
 /* Inside pool_run(): waits until every member is here. All writes before it are seen after it. */
 void pool_barrier(GkPool *pool, unsigned i_thread);
+
+/* The NUMA nodes that members are on, counted from 0 in the members' order; 1 where members are not
+ * pinned. */
+unsigned pool_n_nodes(const GkPool *pool);
+unsigned pool_node(const GkPool *pool, unsigned i_thread);
+/* The kernel's number of a node; -1: it has none. */
+int pool_node_number(const GkPool *pool, unsigned i_node);
+
+/* For a model that is opened while steps of others run: fn(userdata, i_node) on each node, at once,
+ * by threads of their own, of which the caller is node 0's. Returns when all have returned;
+ * -EAGAIN, -ENOMEM where they can't be started. */
+int pool_run_on_nodes(const GkPool *pool, pool_fn *fn, void *userdata, Error *reterr);
+/* Puts the caller where a member is, and back. */
+void pool_visit(const GkPool *pool, unsigned i_thread, cpu_set_t *ret_own);
+void pool_return(const cpu_set_t *own);
 
 /* A list of n tasks shared by the team: pool_tasks_take() gives each index once, n when none is
  * left. Reset by one member while all are between two barriers. */

@@ -98,8 +98,28 @@ static void take_experts(struct taker *t, Scratch *s, const Shape *shape, size_t
     TAKE(t, s->expert_out, n_slots * shape->n_embd);
 }
 
+/* Touched first on the member's own node. */
+static void take_threads(struct taker *t, Scratch *s, const GkPool *pool) {
+    unsigned n = gk_pool_n_threads(pool);
+
+    TAKE(t, s->thread, n);
+    for (unsigned i = 0; i < n; i++) {
+        bool visits = !t->counts && pool_n_nodes(pool) > 1;
+        cpu_set_t own;
+        void *p;
+
+        if (visits)
+            pool_visit(pool, i, &own);
+        p = take(t, 1, THREAD_SCRATCH_BYTES);
+        if (visits)
+            pool_return(&own);
+        if (s->thread)
+            s->thread[i] = p;
+    }
+}
+
 static void take_all(struct taker *t, Scratch *s, const Shape *shape, const Weights *w, size_t n,
-                     unsigned n_threads) {
+                     const GkPool *pool) {
     size_t n_rows = MAX(n, (size_t)LOGIT_ROWS);
 
     take_rows(t, s, shape, n);
@@ -107,29 +127,23 @@ static void take_all(struct taker *t, Scratch *s, const Shape *shape, const Weig
     for (uint32_t i = 0; i < shape->n_layers; i++)
         take_layer_acts(t, s, &w->layers[i], n_rows, n * n_used(shape));
     take_acts(t, s->x, &w->output, n_rows);
-    TAKE(t, s->thread, n_threads);
-    for (unsigned i = 0; i < n_threads; i++) {
-        void *p = take(t, 1, THREAD_SCRATCH_BYTES);
-
-        if (s->thread)
-            s->thread[i] = p;
-    }
+    take_threads(t, s, pool);
 }
 
 int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_rows_max,
-                 unsigned n_threads, Error *reterr) {
+                 const GkPool *pool, Error *reterr) {
     uint64_t n_memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     struct taker counting = {.counts = true}, taking = {.counts = false};
     Scratch counted = {.rows = NULL};
 
-    take_all(&counting, &counted, shape, w, n_rows_max, n_threads);
+    take_all(&counting, &counted, shape, w, n_rows_max, pool);
     if (counting.failed || counting.n_bytes > n_memory / 2)
         return error_set(reterr, GK_E_INVALID,
                          "steps of %u rows take %llu MB or more; half of this machine's memory, "
                          "the most they may take, is %llu MB",
                          n_rows_max, (unsigned long long)(counting.n_bytes >> 20),
                          (unsigned long long)(n_memory / 2 >> 20));
-    take_all(&taking, s, shape, w, n_rows_max, n_threads);
+    take_all(&taking, s, shape, w, n_rows_max, pool);
     if (taking.failed)
         return error_set(reterr, -ENOMEM, "out of memory for steps of %u rows", n_rows_max);
     s->n_bytes = taking.n_bytes;

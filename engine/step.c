@@ -27,9 +27,10 @@ struct member {
     const GkEngine *e;
     const Scratch *s;
     const Shape *shape;
-    unsigned i, n;    /* this member, and how many there are */
-    void *scratch;    /* its own memory, THREAD_SCRATCH_BYTES */
-    unsigned i_tasks; /* which of f->tasks is next; the same on every member */
+    unsigned i, n;          /* this member, and how many there are */
+    unsigned node, n_nodes; /* where it is */
+    void *scratch;          /* its own memory, THREAD_SCRATCH_BYTES */
+    unsigned i_draw;        /* which of f->draws is next; the same on every member */
 };
 
 static void barrier(const struct member *m) {
@@ -49,17 +50,29 @@ static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *r
 
 typedef void task_fn(struct member *m, const void *what, size_t i);
 
-/* Draws tasks until none is left, then waits for all: after it, every result can be read. */
-static void each_task(struct member *m, size_t n, task_fn *task, const void *what) {
-    PoolTasks *tasks = &m->f->tasks[m->i_tasks], *other = &m->f->tasks[1 - m->i_tasks];
+/* The next task of the list; TASKS_END when none is left. */
+static size_t next_task(const struct member *m, const struct task_list *list, unsigned *turn) {
+    struct task_draw *draw = &m->f->draws[m->i_draw];
+    size_t i;
 
-    for (size_t i; (i = pool_tasks_take(tasks)) < n;)
+    if (m->n_nodes > 1)
+        return tasks_draw(draw, list, m->n_nodes, m->node, turn);
+    i = pool_tasks_take(&draw->nodes[0]);
+    return i < tasks_count(list) ? i : TASKS_END;
+}
+
+/* Draws tasks until none is left, then waits for all: after it, every result can be read. */
+static void each_task(struct member *m, const struct task_list *list, task_fn *task,
+                      const void *what) {
+    unsigned turn = 0;
+
+    for (size_t i; (i = next_task(m, list, &turn)) != TASKS_END;)
         task(m, what, i);
-    m->i_tasks = 1 - m->i_tasks;
+    m->i_draw = 1 - m->i_draw;
     /* The other list was drained before the last barrier: it can be made ready for the next round.
      */
     if (m->i == 0) {
-        pool_tasks_reset(other);
+        tasks_reset(&m->f->draws[m->i_draw], m->n_nodes);
         atomic_fetch_add_explicit(&m->f->engine->heartbeat, 1, memory_order_relaxed);
     }
     barrier(m);
@@ -250,18 +263,20 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
         quantize_rest(m, i);
     }
     barrier(m);
-    each_task(m, n_blocks(&l->q) + n_blocks(&l->k) + n_blocks(&l->v), qkv_task, l);
+    each_task(
+        m, &(struct task_list){{{1, n_blocks(&l->q)}, {1, n_blocks(&l->k)}, {1, n_blocks(&l->v)}}},
+        qkv_task, l);
     share(m, (size_t)m->f->n_rows * s->n_kv_heads, &begin, &end);
     for (size_t i = begin; i < end; i++)
         attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / s->n_kv_heads),
                               (uint32_t)(i % s->n_kv_heads));
     barrier(m);
-    each_task(m, (size_t)m->f->n_runs * s->n_kv_heads, attend_task, l);
+    each_task(m, &(struct task_list){{{m->f->n_runs, s->n_kv_heads}}}, attend_task, l);
     each_row(m, i) {
         quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
     }
     barrier(m);
-    each_task(m, n_blocks(&l->o), attn_out_task, l);
+    each_task(m, &(struct task_list){{{1, n_blocks(&l->o)}}}, attn_out_task, l);
     observe_rows(m, "attention", (int)i_layer, m->s->branch, s->n_embd);
     each_row(m, i) {
         add_branch(m, i, l->attn_post_norm);
@@ -281,8 +296,8 @@ static void feed_forward(struct member *m, const struct layer *l, uint32_t i_lay
     barrier(m);
     if (s->n_experts > 0)
         observe_rows(m, "router_probabilities", (int)i_layer, m->s->router, s->n_experts);
-    each_task(m, moe_n_inner_tasks(m->e), inner_task, l);
-    each_task(m, moe_n_down_tasks(m->e), down_task, l);
+    each_task(m, &(struct task_list){{moe_inner_tasks(m->e)}}, inner_task, l);
+    each_task(m, &(struct task_list){{moe_down_tasks(m->e)}}, down_task, l);
     each_row(m, i) {
         moe_combine(m->e, (uint32_t)i);
     }
@@ -367,7 +382,7 @@ static void output_head(struct member *m) {
             quantize_row(m, m->s->x, j, m->s->normed + j * n);
         }
         barrier(m);
-        each_task(m, n_blocks(&m->e->weights.output), head_task, &g);
+        each_task(m, &(struct task_list){{{1, n_blocks(&m->e->weights.output)}}}, head_task, &g);
         take_logits(m, g);
         barrier(m);
     }
@@ -400,6 +415,8 @@ void step_forward(void *forward, unsigned i_thread) {
         .shape = &e->shape,
         .i = i_thread,
         .n = gk_pool_n_threads(e->pool),
+        .node = pool_node(e->pool, i_thread),
+        .n_nodes = pool_n_nodes(e->pool),
         .scratch = e->scratch.thread[i_thread],
     };
 

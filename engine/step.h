@@ -2,12 +2,13 @@
 #pragma once
 
 #include "engine/internal.h"
+#include "engine/tasks.h"
 
 struct forward {
     GkEngine *engine;
     uint32_t n_rows, n_runs, n_logit_rows;
-    bool has_embeddings; /* some row goes into one */
-    PoolTasks tasks[2];  /* used in turn, so that one can be reset while the other is drained */
+    bool has_embeddings;       /* some row goes into one */
+    struct task_draw draws[2]; /* used in turn: one is made ready while the other is drained */
 };
 
 /* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). */

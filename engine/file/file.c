@@ -456,9 +456,15 @@ bool model_file_preload(const ModelFile *f, bool (*on_progress)(void *, uint64_t
     struct preload p = {on_progress, userdata, 0, model_file_n_bytes(f)};
 
     for (uint32_t i = 0; i < f->n_parts; i++)
-        if (!mapping_preload(f->parts[i], on_progress ? on_preloaded : NULL, &p))
+        if (!mapping_preload(f->parts[i], 0, mapping_n_bytes(f->parts[i]),
+                             on_progress ? on_preloaded : NULL, &p))
             return false;
     return true;
+}
+
+bool model_file_preload_range(const ModelFile *f, size_t i_part, size_t begin, size_t n,
+                              bool (*on_progress)(void *, uint64_t), void *userdata) {
+    return mapping_preload(f->parts[i_part], begin, n, on_progress, userdata);
 }
 
 /* ---- metadata ---- */

@@ -58,6 +58,11 @@ void model_file_lock(const ModelFile *f);
 /* Reads every page in; on_progress may be NULL. Returns false where that gave up. */
 bool model_file_preload(const ModelFile *f, bool (*on_progress)(void *, uint64_t, uint64_t),
                         void *userdata);
+/* Only n bytes of one of its files from `begin` on, a page's beginning; on_progress with the bytes
+ * since its last call. */
+bool model_file_preload_range(const ModelFile *f, size_t i_part, size_t begin, size_t n,
+                              bool (*on_progress)(void *userdata, uint64_t n_bytes),
+                              void *userdata);
 
 /* ---- metadata: each getter says false where the key is absent or of another type ---- */
 

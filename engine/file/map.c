@@ -280,12 +280,12 @@ static void touch_pages(const uint8_t *bytes, size_t n) {
         (void)*(const volatile uint8_t *)(bytes + i);
 }
 
-bool mapping_preload(Mapping *m, bool (*on_progress)(void *userdata, uint64_t n_bytes),
-                     void *userdata) {
-    for (size_t at = 0; at < m->n_bytes; at += PRELOAD_CHUNK_BYTES) {
-        size_t n = MIN(m->n_bytes - at, (size_t)PRELOAD_CHUNK_BYTES);
-        size_t ahead = MIN(m->n_bytes - at - n, (size_t)PRELOAD_CHUNK_BYTES);
-        void *chunk = (void *)(uintptr_t)(m->bytes + at);
+bool mapping_preload(Mapping *m, size_t begin, size_t n_bytes,
+                     bool (*on_progress)(void *userdata, uint64_t n_bytes), void *userdata) {
+    for (size_t at = 0; at < n_bytes; at += PRELOAD_CHUNK_BYTES) {
+        size_t n = MIN(n_bytes - at, (size_t)PRELOAD_CHUNK_BYTES);
+        size_t ahead = MIN(n_bytes - at - n, (size_t)PRELOAD_CHUNK_BYTES);
+        void *chunk = (void *)(uintptr_t)(m->bytes + begin + at);
 
         /* The disk reads the next chunk while this one is mapped. */
         if (ahead > 0)

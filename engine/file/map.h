@@ -34,8 +34,8 @@ bool mapping_is_lost(Mapping *m);
 /* See file.h; where the kernel won't, nothing changes. */
 void mapping_ask_huge(const Mapping *m);
 void mapping_lock(const Mapping *m);
-/* Reads every page, in order, calling on_progress (may be NULL) with the bytes done since the last
- * call; stops early where the mapping is lost. Returns false where on_progress did so, to give up.
- */
-bool mapping_preload(Mapping *m, bool (*on_progress)(void *userdata, uint64_t n_bytes),
-                     void *userdata);
+/* Reads every page of n bytes from `begin` on, a page's beginning, in order, calling on_progress
+ * (may be NULL) with the bytes done since the last call; stops early where the mapping is lost.
+ * Returns false where on_progress did so, to give up. */
+bool mapping_preload(Mapping *m, size_t begin, size_t n,
+                     bool (*on_progress)(void *userdata, uint64_t n_bytes), void *userdata);

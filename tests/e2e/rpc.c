@@ -42,6 +42,8 @@ static void test_models_are_listed_and_shown(void) {
     assert(strstr(show->weight_types, "Q8_0") && show->chat_template[0]);
     /* Read before it was ready, to the end of its last page. */
     assert(show->resident_bytes >= show->summary->file_bytes && show->numa_nodes >= 1);
+    assert(show->home_bytes + show->away_bytes == 0 || /* threads on one node */
+           show->home_bytes + show->away_bytes == show->summary->file_bytes);
     assert(grokd_show_model(client, "no such", &none, &error) == GROKD_NOT_FOUND);
     assert(!none && strstr(error.text, "no such"));
     client = grokd_client_free(client);

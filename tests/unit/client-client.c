@@ -289,6 +289,8 @@ static void answer_show(struct server *s, uint64_t stream) {
     m.numa_nodes = 2;
     m.node_bytes = (uint64_t[]){122, 123};
     m.n_node_bytes = 2;
+    m.home_bytes = 124;
+    m.away_bytes = 125;
     answer(s, stream, &m.base);
 }
 
@@ -619,6 +621,7 @@ static void check_show(const struct grokd_show_model_response *m) {
     assert(m->resident_bytes == 119 && m->huge_page_bytes == 120 && m->locked_bytes == 121);
     assert(m->numa_nodes == 2 && m->n_node_bytes == 2);
     assert(m->node_bytes[0] == 122 && m->node_bytes[1] == 123);
+    assert(m->home_bytes == 124 && m->away_bytes == 125);
 }
 
 static void check_status(const struct grokd_status_response *m) {

@@ -1,9 +1,10 @@
 /*
  * The exactness contract: a sequence's logits are the same bits alone and in company, on any number
- * of threads, on every instruction set, and however its prompt is sliced.
+ * of threads and nodes, on every instruction set, and however its prompt is sliced.
  */
 #include "base/alloc.h"
 #include "engine/engine.h"
+#include "engine/shape.h"
 #include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
@@ -22,7 +23,7 @@ struct seen {
 };
 
 struct way {
-    unsigned n_threads;
+    unsigned n_threads, n_nodes;
     const char *isa;
     uint32_t n_slice;
     uint32_t n_company, company_begins; /* the watched sequence joins after so many steps */
@@ -80,12 +81,13 @@ static float *run(const struct model *model, const struct way *w, size_t *ret_n_
                            .n_rows_max = 2048,
                            .kv_type = model->kv,
                            .exact_floats = model->exact_floats,
-                           .kv_bytes_max = 64u << 20};
+                           .kv_bytes_max = 64u << 20,
+                           .preload = true};
     GkSeq *seqs[N_COMPANY + 1];
     struct seen seen = {0};
     GkEngine *e;
 
-    o.pool = test_team(w->n_threads, 1);
+    o.pool = test_team(w->n_threads, w->n_nodes);
     assert(gk_engine_open(&e, &o, NULL) == 0);
     *ret_n_vocab = gk_engine_info(e)->n_vocab;
     seen.logits = alloc_array(N_PROMPT * *ret_n_vocab, sizeof(float));
@@ -117,29 +119,32 @@ static bool available(const char *isa) {
 
 static void check_model(const struct model *model) {
     struct way ways[32] = {
-        {1, NULL, 1, 0, 0},  {1, NULL, 7, 0, 0},    {1, NULL, 64, 0, 0}, {2, NULL, 2000, 0, 0},
-        {2, NULL, 1, 0, 0},  {3, NULL, 7, 0, 0},    {2, NULL, 64, 7, 0}, {1, NULL, 1, 7, 0},
-        {2, NULL, 64, 7, 9}, {2, NULL, 2000, 7, 3}, {3, NULL, 7, 7, 20},
+        {1, 1, NULL, 1, 0, 0},    {1, 1, NULL, 7, 0, 0},  {1, 1, NULL, 64, 0, 0},
+        {2, 1, NULL, 2000, 0, 0}, {2, 1, NULL, 1, 0, 0},  {3, 1, NULL, 7, 0, 0},
+        {2, 1, NULL, 64, 7, 0},   {1, 1, NULL, 1, 7, 0},  {2, 1, NULL, 64, 7, 9},
+        {2, 1, NULL, 2000, 7, 3}, {3, 1, NULL, 7, 7, 20}, {2, 2, NULL, 64, 0, 0},
+        {4, 2, NULL, 2000, 7, 3}, {3, 3, NULL, 7, 0, 0},  {6, 4, NULL, 64, 7, 9},
     };
-    size_t n_ways = 11, n_vocab;
+    size_t n_ways = 15, n_vocab;
     float *first;
 
     for (const char *const *isa = gk_isa_names(); *isa; isa++) {
         if (!available(*isa))
             continue;
-        ways[n_ways++] = (struct way){2, *isa, 64, 3, 2};
-        ways[n_ways++] = (struct way){1, *isa, 2000, 0, 0};
+        ways[n_ways++] = (struct way){2, 1, *isa, 64, 3, 2};
+        ways[n_ways++] = (struct way){1, 1, *isa, 2000, 0, 0};
     }
-    first = run(model, &(struct way){1, "generic", 2000, 0, 0}, &n_vocab);
+    first = run(model, &(struct way){1, 1, "generic", 2000, 0, 0}, &n_vocab);
     for (size_t i = 0; i < n_ways; i++) {
         float *again = run(model, &ways[i], &n_vocab);
 
         if (memcmp(first, again, N_PROMPT * n_vocab * sizeof(float)) != 0) {
-            (void)printf("# %s: KV %d, threads %u, isa %s, slice %u, company %u after %u steps: "
-                         "other bits\n",
-                         model->path, (int)model->kv, ways[i].n_threads,
-                         ways[i].isa ? ways[i].isa : "best", ways[i].n_slice, ways[i].n_company,
-                         ways[i].company_begins);
+            (void)printf(
+                "# %s: KV %d, threads %u on %u nodes, isa %s, slice %u, company %u after %u steps: "
+                "other bits\n",
+                model->path, (int)model->kv, ways[i].n_threads, ways[i].n_nodes,
+                ways[i].isa ? ways[i].isa : "best", ways[i].n_slice, ways[i].n_company,
+                ways[i].company_begins);
             assert(!"the same bits");
         }
         free(again);
@@ -210,11 +215,33 @@ static void test_mixed_types(void) {
     }
 }
 
+/* Every matrix has several blocks of rows, so that every node is home to some. */
+static void test_many_blocks(void) {
+    struct tiny_shape shape = tiny_shape_default("llama", KERN_Q4_K);
+    const char *path = temp_path("blocks.gguf");
+    GgufWriter *w;
+
+    shape.n_ff = 5 * TILE_FF;
+    shape.n_embd = 4 * TILE_OUT;
+    shape.n_heads = 8;
+    shape.n_kv_heads = 4;
+    shape.head_size = 64;
+    shape.n_vocab = 5 * TILE_OUT + 1;
+    w = tiny_model(&shape);
+    gguf_writer_save(w, path);
+    gguf_writer_free(w);
+    check(path, false);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        {"grok", test_grok, 120},         {"mixtral", test_mixtral, 120},
-        {"k_quants", test_k_quants, 120}, {"exact_floats", test_exact_floats, 120},
-        {"kv_types", test_kv_types, 120}, {"mixed_types", test_mixed_types, 120},
+        {"grok", test_grok, 120},
+        {"mixtral", test_mixtral, 120},
+        {"k_quants", test_k_quants, 120},
+        {"exact_floats", test_exact_floats, 120},
+        {"kv_types", test_kv_types, 120},
+        {"mixed_types", test_mixed_types, 120},
+        {"many_blocks", test_many_blocks, 120},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

@@ -1,10 +1,16 @@
-/* engine/memory, engine/cpus: what the kernel's files say of nodes and of a model's pages. */
+/* engine/memory, engine/homes, engine/cpus: what the kernel's files say of nodes and of a model's
+ * pages, and who reads which of them. */
 #include "engine/memory.h"
 
 #include "base/macro.h"
+#include "engine/bind.h"
 #include "engine/cpus.h"
+#include "engine/expert.h"
+#include "engine/homes.h"
+#include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
+#include "tests/util/tiny-model.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -35,34 +41,53 @@ static cpu_set_t cpus_from(int first, int last) {
     return set;
 }
 
-static void test_cpus_of_a_node_are_neighbours(void) {
-    static const int expected[] = {1, 3, 5, 0, 2, 4, 6};
+/* CPU@NODE, in their order. */
+static void expect_spread(const char *directory, const cpu_set_t *cpus, size_t n,
+                          const char *expected) {
+    struct cpu_place places[CPU_SETSIZE];
+    size_t n_places = cpus_spread(directory, cpus, n, places);
+    char text[256] = "";
+
+    for (size_t i = 0; i < n_places; i++)
+        (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%d@%d",
+                       i > 0 ? " " : "", places[i].cpu, places[i].node);
+    (void)printf("# %zu CPUs: %s\n", n, text);
+    assert(strcmp(text, expected) == 0);
+}
+
+static void test_cpus_are_spread_over_the_nodes(void) {
     const char *directory = temp_path("nodes");
     cpu_set_t cpus = cpus_from(0, 6);
-    int order[CPU_SETSIZE];
 
     (void)mkdir(directory, 0700);
     write_file(temp_path("nodes/online"), "0,2\n");
     write_file(temp_path("nodes/node0/cpulist"), "1,3,5,7-9\n"); /* 7 to 9 are not ours */
     write_file(temp_path("nodes/node1/cpulist"), "0-100\n");     /* offline */
-    write_file(temp_path("nodes/node2/cpulist"), "0,2,4\n");     /* 6 is nowhere */
+    write_file(temp_path("nodes/node2/cpulist"), "0,2\n");       /* 4 and 6 are nowhere */
     assert(cpus_n_nodes(directory) == 2);
-    assert(cpus_by_node(directory, &cpus, order, ARRAY_SIZE(order)) == ARRAY_SIZE(expected));
-    assert(memcmp(order, expected, sizeof(expected)) == 0);
-    assert(cpus_by_node(directory, &cpus, order, 4) == 4 && order[3] == 0);
+    expect_spread(directory, &cpus, CPU_SETSIZE, "1@0 3@0 5@0 0@2 2@2 4@-1 6@-1");
+    expect_spread(directory, &cpus, 6, "1@0 3@0 0@2 2@2 4@-1 6@-1");
+    expect_spread(directory, &cpus, 4, "1@0 3@0 0@2 4@-1");
+    expect_spread(directory, &cpus, 2, "1@0 0@2");
+    expect_spread(directory, &cpus, 1, "1@0");
+    CPU_CLR(4, &cpus);
+    CPU_CLR(6, &cpus);
+    expect_spread(directory, &cpus, 3, "1@0 3@0 0@2");
+    expect_spread(directory, &cpus, 4, "1@0 3@0 0@2 2@2");
+    CPU_ZERO(&cpus);
+    expect_spread(directory, &cpus, 4, "");
 }
 
 static void test_no_nodes_is_one(void) {
     static const char *const texts[] = {"", "\n", "x", "0-", "3-1", "-1", "0,,1", "0-99999"};
     const char *directory = temp_path("odd"), *online = temp_path("odd/online");
     cpu_set_t cpus = cpus_from(2, 3);
-    int order[2];
 
     assert(cpus_n_nodes(temp_path("none")) == 1);
     for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
         write_file(online, texts[i]);
         assert(cpus_n_nodes(directory) == 1);
-        assert(cpus_by_node(directory, &cpus, order, 2) == 2 && order[0] == 2 && order[1] == 3);
+        expect_spread(directory, &cpus, 2, "2@-1 3@-1");
     }
     assert(cpus_n_nodes(CPUS_NODES) >= 1);
 }
@@ -118,6 +143,184 @@ static void test_numa_maps_of_our_ranges(void) {
     assert(m.node_bytes[2] == 0 && m.node_bytes[3] == 2 << 20);
 }
 
+/* ---- homes ---- */
+
+/* Two layers of four experts whose matrices are several blocks of rows, some fewer than nodes. */
+static const char *big_model(void) {
+    struct tiny_shape shape = tiny_shape_default("llama", KERN_Q8_0);
+    const char *path = temp_path("homes.gguf");
+    GgufWriter *w;
+
+    shape.n_ff = 7 * TILE_FF + 32;
+    shape.n_embd = 2 * TILE_OUT;
+    shape.n_vocab = 5 * TILE_OUT + 1;
+    w = tiny_model(&shape);
+    gguf_writer_save(w, path);
+    gguf_writer_free(w);
+    return path;
+}
+
+/* A model's file and weights, without an engine. */
+struct bound {
+    ModelFile *file;
+    struct manifest manifest;
+    Shape shape;
+    Weights weights;
+};
+
+static void bound_init(struct bound *b) {
+    *b = (struct bound){.file = NULL};
+    assert(model_file_open(&b->file, big_model(), NULL) == 0);
+    assert(bind_shape(b->file, &b->manifest, &b->shape, NULL) == 0);
+    assert(bind_weights(b->file, &b->manifest, &b->shape, &b->weights, NULL) == 0);
+}
+
+static void bound_deinit(struct bound *b) {
+    weights_deinit(&b->weights);
+    b->file = model_file_close(b->file);
+}
+
+/* The home of the page where a block begins is that of the block, or of the one that reaches into
+ * the page; returns how many are the block's. */
+static size_t check_weight(const Homes *homes, const struct weight *w, uint32_t tile,
+                           unsigned n_nodes) {
+    size_t n_blocks = (w->n_out + tile - 1) / tile, page = (size_t)sysconf(_SC_PAGESIZE),
+           n_same = 0;
+
+    for (size_t i = 0; i < n_blocks; i++) {
+        const uint8_t *begin = w->data + i * tile * w->row_bytes, *end;
+        unsigned node;
+
+        begin += page - 1 - ((uintptr_t)begin + page - 1) % page; /* a page that is all in it */
+        end = homes_range(homes, begin, begin + 1, &node);
+        assert(end == begin + 1 && node < n_nodes);
+        if (begin + page <= w->data + MIN((i + 1) * tile, (size_t)w->n_out) * w->row_bytes) {
+            assert(node == i * n_nodes / n_blocks);
+            n_same++;
+        }
+    }
+    return n_same;
+}
+
+static void check_homes(const struct bound *b, unsigned n_threads, unsigned n_nodes) {
+    GkPool *pool = test_team(n_threads, n_nodes);
+    Homes *homes = homes_new(&b->shape, &b->weights, pool);
+    const struct layer *l = &b->weights.layers[1];
+    size_t n_bytes, n_same = 0, page = (size_t)sysconf(_SC_PAGESIZE);
+    const uint8_t *begin = model_file_part(b->file, 0, &n_bytes);
+    unsigned seen = 0;
+
+    assert(homes && pool_n_nodes(pool) == n_nodes);
+    for (const uint8_t *at = begin, *next; at < begin + n_bytes; at = next) {
+        unsigned node, again;
+
+        next = homes_range(homes, at, begin + n_bytes, &node);
+        assert(next > at && next <= begin + n_bytes && node < n_nodes);
+        assert(next == begin + n_bytes || (uintptr_t)next % page == 0);
+        (void)homes_range(homes, at + (size_t)(next - 1 - at) / page * page, next, &again);
+        assert(again == node);
+        seen |= 1u << node;
+    }
+    assert(seen == (1u << n_nodes) - 1);
+    for (uint32_t i = 0; i < b->shape.n_experts; i++) {
+        n_same += check_weight(homes, expert_weight(l, i, EXPERT_GATE), TILE_FF, n_nodes);
+        n_same += check_weight(homes, expert_weight(l, i, EXPERT_UP), TILE_FF, n_nodes);
+        n_same += check_weight(homes, expert_weight(l, i, EXPERT_DOWN), TILE_OUT, n_nodes);
+    }
+    n_same += check_weight(homes, &b->weights.output, TILE_OUT, n_nodes);
+    assert(n_same > 60);
+    homes = homes_free(homes);
+    pool = gk_pool_free(pool);
+}
+
+static void test_rows_have_the_home_of_their_tasks(void) {
+    struct bound b;
+
+    bound_init(&b);
+    for (unsigned n_nodes = 2; n_nodes <= 4; n_nodes++)
+        check_homes(&b, 2 * n_nodes, n_nodes);
+    check_homes(&b, 5, 3);
+    bound_deinit(&b);
+}
+
+static const Homes *true_homes;
+
+static int first_node(const void *page) {
+    (void)page;
+    return 0;
+}
+
+static int own_node(const void *page) {
+    return homes_node_of(true_homes, page);
+}
+
+static int no_node(const void *page) {
+    (void)page;
+    return -1;
+}
+
+static void test_pages_at_home_and_away_are_counted(void) {
+    GkPool *pool = test_team(4, 2);
+    struct memory_range range;
+    struct bound b;
+    Homes *homes;
+    size_t n;
+
+    bound_init(&b);
+    homes = homes_new(&b.shape, &b.weights, pool);
+    true_homes = homes;
+    range.begin = (uintptr_t)model_file_part(b.file, 0, &n);
+    range.end = range.begin + n;
+    for (int i = 0; i < 3; i++) {
+        int (*const node_of[])(const void *) = {first_node, own_node, no_node};
+        struct gk_memory m = {0};
+
+        memory_count_homes(homes, &range, 1, node_of[i], &m);
+        (void)printf("# %llu bytes at home, %llu away\n", (unsigned long long)m.n_home_bytes,
+                     (unsigned long long)m.n_away_bytes);
+        assert(m.n_home_bytes + m.n_away_bytes == (i < 2 ? n : 0));
+        assert(i == 0 ? m.n_home_bytes > n / 3 && m.n_away_bytes > n / 3 : m.n_away_bytes == 0);
+    }
+    homes = homes_free(homes);
+    bound_deinit(&b);
+    pool = gk_pool_free(pool);
+}
+
+struct progress {
+    uint64_t n_done, n_total;
+    size_t n_calls, n_calls_max;
+};
+
+static bool on_progress(void *userdata, uint64_t n_done, uint64_t n_total) {
+    struct progress *p = userdata;
+
+    assert(n_done >= p->n_done && n_done <= n_total);
+    p->n_done = n_done;
+    p->n_total = n_total;
+    return ++p->n_calls < p->n_calls_max;
+}
+
+static void test_each_node_reads_its_pages(void) {
+    struct progress all = {.n_calls_max = SIZE_MAX}, few = {.n_calls_max = 2};
+    struct gk_options o = {.path = big_model(), .preload = true, .on_progress = on_progress};
+    const struct gk_memory *m;
+    Error error = ERROR_INIT;
+    GkEngine *e = NULL;
+
+    o.pool = test_team(6, 3);
+    o.userdata = &all;
+    assert(gk_engine_open(&e, &o, &error) == 0);
+    m = &gk_engine_info(e)->memory;
+    assert(all.n_total == gk_engine_info(e)->n_file_bytes && all.n_done == all.n_total);
+    assert(m->n_resident_bytes == 0 || m->n_resident_bytes >= all.n_total);
+    assert(m->n_home_bytes + m->n_away_bytes == 0 || /* no kernel that tells */
+           m->n_home_bytes + m->n_away_bytes == all.n_total);
+    e = gk_engine_close(e);
+    o.userdata = &few;
+    assert(gk_engine_open(&e, &o, &error) == -ECANCELED && strstr(error.text, "given up"));
+    o.pool = gk_pool_free(o.pool);
+}
+
 /* ---- of a model ---- */
 
 #define MODEL "tests/golden/grok/model-q4_0.gguf"
@@ -166,10 +369,13 @@ static void test_a_model_loads_where_locking_is_not_allowed(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(cpus_of_a_node_are_neighbours),
+        TEST(cpus_are_spread_over_the_nodes),
         TEST(no_nodes_is_one),
         TEST(smaps_of_our_ranges),
         TEST(numa_maps_of_our_ranges),
+        TEST(rows_have_the_home_of_their_tasks),
+        TEST(pages_at_home_and_away_are_counted),
+        TEST(each_node_reads_its_pages),
         TEST(a_model_is_locked_where_that_is_allowed),
         TEST(a_model_loads_where_locking_is_not_allowed),
     };

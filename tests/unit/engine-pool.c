@@ -1,8 +1,10 @@
-/* engine/pool, engine/cpus: every member runs, barriers hold, tasks are taken once, and the team
- * has as many threads as it may. */
+/* engine/pool, engine/tasks, engine/cpus: every member runs, barriers hold, tasks are taken once,
+ * and the team has as many threads as it may. */
+#include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/cpus.h"
 #include "engine/pool.h"
+#include "engine/tasks.h"
 #include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
@@ -182,6 +184,127 @@ static void test_each_task_is_taken_once(void) {
         pool_run(d.pool, draw, &d);
         assert(d.n_wrong == 0);
         gk_pool_free(d.pool);
+    }
+}
+
+/* ---- tasks with homes ---- */
+
+static const struct task_list lists[] = {
+    {{{1, 1}}},          {{{1, 2}, {1, 1}, {1, 1}}},    {{{8, 7}}},
+    {{{3, 1}}},          {{{1, 64}, {1, 16}, {1, 16}}}, {{{0, 5}, {5, 0}}},
+    {{{4, 13}, {2, 3}}},
+};
+
+static void test_each_task_has_one_home(void) {
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
+        for (unsigned n_nodes = 1; n_nodes <= 9; n_nodes++) {
+            size_t n = tasks_count(&lists[i]), n_seen = 0;
+            unsigned char seen[TASKS] = {0};
+
+            for (unsigned node = 0; node < n_nodes; node++) {
+                size_t before = 0, j = 0;
+
+                for (size_t t; (t = tasks_of_node(&lists[i], n_nodes, node, j)) != TASKS_END; j++) {
+                    assert(t < n && seen[t]++ == 0);
+                    assert(j == 0 || t > before);
+                    before = t;
+                    n_seen++;
+                }
+                assert(tasks_of_node(&lists[i], n_nodes, node, j + 100) == TASKS_END);
+            }
+            assert(n_seen == n);
+        }
+    for (size_t n = 0; n < 70; n++) /* as tasks.h says */
+        for (unsigned n_nodes = 1; n_nodes <= 9; n_nodes++)
+            for (size_t b = 0; b < n; b++) {
+                unsigned home = (unsigned)(b * n_nodes / n);
+
+                assert(b >= tasks_home_begin(n, n_nodes, home));
+                assert(b < tasks_home_begin(n, n_nodes, home + 1));
+            }
+}
+
+struct home_drawing {
+    GkPool *pool;
+    struct task_draw draws[2];
+    unsigned char taken[TASKS]; /* not atomic: one member takes each */
+    size_t n_own[THREADS], n_wrong;
+};
+
+static void draw_from_home(void *userdata, unsigned i) {
+    struct home_drawing *d = userdata;
+    unsigned n_nodes = pool_n_nodes(d->pool), node = pool_node(d->pool, i);
+
+    for (size_t round = 0; round < 10 * ARRAY_SIZE(lists); round++) {
+        const struct task_list *list = &lists[round % ARRAY_SIZE(lists)];
+        unsigned turn = 0;
+
+        for (size_t t;
+             (t = tasks_draw(&d->draws[round % 2], list, n_nodes, node, &turn)) != TASKS_END;) {
+            d->taken[t]++;
+            d->n_own[i] += turn == 0;
+        }
+        pool_barrier(d->pool, i);
+        if (i == 0)
+            tasks_reset(&d->draws[round % 2], n_nodes);
+        for (size_t t = 0; i == 0 && t < TASKS; t++) {
+            d->n_wrong += d->taken[t] != (t < tasks_count(list));
+            d->taken[t] = 0;
+        }
+        pool_barrier(d->pool, i);
+    }
+}
+
+/* By members of all nodes, at home and away. */
+static void test_each_task_of_a_node_is_taken_once(void) {
+    for (unsigned n = 1; n <= THREADS; n++)
+        for (unsigned n_nodes = 1; n_nodes <= MIN(n, 4u); n_nodes++) {
+            struct home_drawing *d = alloc_aligned(sizeof(*d));
+            size_t n_own = 0;
+
+            assert(d);
+            d->pool = test_team(n, n_nodes);
+            assert(pool_n_nodes(d->pool) == n_nodes);
+            for (unsigned i = 1; i < n; i++) /* neighbours, and each node has some */
+                assert(pool_node(d->pool, i) - pool_node(d->pool, i - 1) <= 1);
+            assert(pool_node(d->pool, n - 1) == n_nodes - 1);
+            for (int run = 0; run < 5; run++)
+                pool_run(d->pool, draw_from_home, d);
+            for (unsigned i = 0; i < n; i++)
+                n_own += d->n_own[i];
+            assert(d->n_wrong == 0 && n_own > 0);
+            d->pool = gk_pool_free(d->pool);
+            free(d);
+        }
+}
+
+static void note_node(void *userdata, unsigned i_node) {
+    struct runs *runs = userdata;
+
+    runs->n[i_node]++;
+    runs->thread[i_node] = pthread_self();
+}
+
+static void run_beside(void *userdata, unsigned i) {
+    GkPool *pool = userdata;
+    struct runs runs = {0};
+
+    if (i != 0)
+        return;
+    assert(pool_run_on_nodes(pool, note_node, &runs, NULL) == 0);
+    for (unsigned node = 0; node < THREADS; node++)
+        assert(runs.n[node] == (node < pool_n_nodes(pool)));
+    assert(pthread_equal(runs.thread[0], pthread_self()));
+}
+
+/* While a step of another model runs. */
+static void test_nodes_are_visited_beside_a_run(void) {
+    for (unsigned n_nodes = 1; n_nodes <= 4; n_nodes++) {
+        GkPool *pool = test_team(4, n_nodes);
+
+        pool_run(pool, run_beside, pool);
+        run_beside(pool, 0);
+        pool = gk_pool_free(pool);
     }
 }
 
@@ -373,6 +496,9 @@ int main(int argc, char **argv) {
         {"barriers_wait_for_all", test_barriers_wait_for_all, 60},
         {"late_members_wake_the_others", test_late_members_wake_the_others, 60},
         {"each_task_is_taken_once", test_each_task_is_taken_once, 60},
+        TEST(each_task_has_one_home),
+        {"each_task_of_a_node_is_taken_once", test_each_task_of_a_node_is_taken_once, 60},
+        TEST(nodes_are_visited_beside_a_run),
         TEST(free_joins_the_threads),
         TEST(too_many_threads_are_refused),
         TEST(default_is_what_the_process_may_use),

@@ -23,7 +23,7 @@ static void choose_cpus(int *ret, unsigned n) {
 }
 
 static void write_nodes(const char *directory, const int *cpus, unsigned n, unsigned n_nodes) {
-    char path[256];
+    char path[192];
     FILE *f;
 
     (void)mkdir(directory, 0700);
@@ -41,13 +41,15 @@ static void write_nodes(const char *directory, const int *cpus, unsigned n, unsi
 }
 
 GkPool *test_team(unsigned n_threads, unsigned n_nodes) {
-    const char *directory = temp_path("%u-threads-%u-nodes", n_threads, n_nodes);
+    static char directory[128]; /* temp_path()'s are few, and the caller's */
     struct cpus_sources sources = {
         .cgroups = "/dev/null", .cgroup_mount = "/dev/null", .nodes = directory};
     int cpus[CPU_SETSIZE];
     GkPool *pool = NULL;
     cpu_set_t allowed;
 
+    if (directory[0] == '\0')
+        (void)snprintf(directory, sizeof(directory), "%s", temp_path("team-nodes"));
     choose_cpus(cpus, n_threads);
     write_nodes(directory, cpus, n_threads, n_nodes);
     CPU_ZERO(&allowed);
