@@ -231,9 +231,11 @@ void engine_mul(const GkEngine *e, const struct weight *w, uint32_t begin,
 static void fill_rows(GkEngine *e, const struct gk_plan_row *plan, struct forward *f) {
     GkSeq *seq = plan->seq;
 
-    assert(seq->engine == e && plan->n_rows > 0 && plan->n_rows <= gk_seq_n_pending(seq));
+    assert(seq->engine == e && plan->n_rows > 0 && gk_seq_n_pending(seq) > 0 &&
+           plan->n_rows <= gk_seq_n_pending(seq) + seq->n_drafts);
     assert(plan->n_rows <= e->info.n_rows_max - f->n_rows);
     seq_take_pages(seq, seq->n_done + plan->n_rows);
+    seq_begin_step(seq);
     for (uint32_t i = 0; i < plan->n_rows; i++) {
         size_t position = seq->n_done + i;
 
@@ -241,6 +243,7 @@ static void fill_rows(GkEngine *e, const struct gk_plan_row *plan, struct forwar
             (struct row){.seq = seq,
                          .position = (uint32_t)position,
                          .token = seq->tokens[position],
+                         .is_drafted = seq_is_drafted(seq, position),
                          .wants_logits = seq_wants_logits(seq, position),
                          .wants_hidden = seq_wants_hidden(seq, position)};
         f->has_embeddings |= seq_wants_hidden(seq, position);
@@ -258,6 +261,7 @@ static void fill_runs(GkEngine *e, uint32_t n, struct forward *f) {
 static int fail_all(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_results) {
     atomic_store_explicit(&e->lost, true, memory_order_release);
     for (size_t i = 0; i < plan->n; i++) {
+        seq_begin_step(plan->rows[i].seq); /* what came of it is nothing */
         plan->rows[i].seq->finish = GK_FINISH_FAILED;
         ret_results[i] = (struct gk_result){
             .seq = plan->rows[i].seq, .finish = GK_FINISH_FAILED, .text = "", .stop = ""};

@@ -246,6 +246,7 @@ struct gk_params {
     uint64_t seed;
     uint64_t owner;      /* whose cached prefixes may be used, and who may use this one's */
     bool share_prefix;   /* everyone may use its prompt's, in whole pages */
+    bool speculate;      /* gk_seq_draft() drafts; takes 8 bytes a position for it */
     uint32_t n_logprobs; /* alternatives per token, <= GK_LOGPROBS_MAX */
     bool logprobs;       /* log-probability of each sampled token */
     bool ignore_eos;
@@ -292,6 +293,21 @@ int gk_seq_resume(GkSeq *seq, Error *reterr);
 size_t gk_seq_n_pending(const GkSeq *seq);
 /* Tokens that were in the prefix cache when the sequence was made, or resumed. */
 size_t gk_seq_n_cached(const GkSeq *seq);
+/* ---- speculation ----
+ *
+ * A drafted token is a guess of one to come. It can be computed in the same step as the pending one
+ * before it, and where the guess was right the step gives one token more. What is sampled, its
+ * log-probabilities and its text are the same with and without drafts. */
+
+#define GK_DRAFT_MAX 15
+
+/* Drafts what followed where the sequence's last tokens came before, in prompt or output, for its
+ * next step. Returns how many tokens that is: 0 where they did not come before, where the sequence
+ * is not decoding, and without params.speculate. */
+size_t gk_seq_draft(GkSeq *seq);
+/* The same with the caller's guess: n tokens of the vocabulary. */
+size_t gk_seq_set_draft(GkSeq *seq, const int32_t *tokens, size_t n);
+
 /* For the caller: a value kept with the sequence (a request's id). */
 void gk_seq_set_tag(GkSeq *seq, uint64_t tag);
 uint64_t gk_seq_tag(const GkSeq *seq);
@@ -320,7 +336,7 @@ int gk_prefixes_save(GkEngine *e, const struct gk_prefix_file *file, uint64_t *r
 
 struct gk_plan_row {
     GkSeq *seq;      /* each sequence at most once in a plan */
-    uint32_t n_rows; /* 1 .. gk_seq_n_pending(seq) */
+    uint32_t n_rows; /* 1 .. gk_seq_n_pending(seq), and up to as many more as are drafted */
 };
 struct gk_plan {
     const struct gk_plan_row *rows;
@@ -343,7 +359,14 @@ struct gk_logprob {
     float logprob; /* natural logarithm, of the distribution before temperature and filters */
 };
 
-/* One for each plan row, in its order. Pointers are valid until the next call on the sequence. */
+/* What was drafted in the place of a token that was sampled. */
+enum gk_guess {
+    GK_GUESS_NONE,
+    GK_GUESS_WRONG,
+    GK_GUESS_RIGHT, /* whether or not its row was in the step */
+};
+
+/* One for each plan row, in its order. Pointers are valid until the sequence's next step. */
 struct gk_result {
     GkSeq *seq;
     enum gk_finish finish; /* not NONE: the sequence has ended and has 0 pending */
@@ -364,10 +387,14 @@ struct gk_result {
     const float *embedding; /* GK_EMBED, when it has finished: (n_embedding), the model's n_embd */
     size_t n_embedding;
     size_t n_prompt_done; /* prompt tokens processed so far */
+    enum gk_guess guess;  /* of `token` */
+    size_t n_more;        /* results of the same step that follow: drafted tokens were right */
 };
 
 /* Returns 0, or GK_E_DATA_LOSS: every result is GK_FINISH_FAILED and the engine is lost. */
 int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_results);
+/* The next of the sequence's results of the last step. False: there is none. */
+bool gk_seq_next_result(GkSeq *seq, struct gk_result *ret);
 /* Counts up whenever compute threads make progress inside a step (the watchdog's food). Any thread.
  */
 uint64_t gk_engine_heartbeat(const GkEngine *e);

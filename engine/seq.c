@@ -134,8 +134,12 @@ static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params 
     if (p->mode != GK_GENERATE)
         return 0;
     if ((r = sampler_new(&seq->sampler, p, e->shape.n_vocab)) != 0 ||
-        (r = text_stream_new(&seq->text, e->tokenizer, p)) != 0)
+        (r = text_stream_new(&seq->text, e->tokenizer, p)) != 0 ||
+        (p->speculate && (r = drafter_init(&seq->drafter, seq->n_tokens_max)) != 0))
         return error_set(reterr, r, "out of memory");
+    seq->texts = alloc_array(1 + GK_DRAFT_MAX, text_stream_bytes_max(seq->text));
+    if (!seq->texts)
+        return error_set(reterr, -ENOMEM, "out of memory");
     if (p->constraint &&
         matcher_new(&seq->matcher, &e->automata, p->constraint,
                     &(struct matcher_options){.ignore_ends = p->ignore_eos,
@@ -219,6 +223,8 @@ GkSeq *gk_seq_free(GkSeq *seq) {
     (void)sampler_free(seq->sampler);
     (void)text_stream_free(seq->text);
     (void)matcher_free(seq->matcher);
+    drafter_deinit(&seq->drafter);
+    free(seq->texts);
     free(seq->pages);
     free(seq->tokens);
     free(seq->stop_tokens);
@@ -246,14 +252,48 @@ uint64_t gk_seq_tag(const GkSeq *seq) {
     return seq->tag;
 }
 
+/* ---- drafts ---- */
+
+/* Of n wanted ones, those that fit: the last one's row gives a token, too. */
+static size_t n_drafts_of(const GkSeq *seq, size_t n) {
+    if (seq->params.mode != GK_GENERATE || gk_seq_n_pending(seq) != 1)
+        return 0;
+    n = MIN(n, (size_t)GK_DRAFT_MAX);
+    return MIN(n, seq->n_tokens_max - seq->n_tokens - 1);
+}
+
+size_t gk_seq_draft(GkSeq *seq) {
+    size_t n = seq->params.speculate ? n_drafts_of(seq, GK_DRAFT_MAX) : 0;
+
+    seq->n_drafts = n > 0 ? drafter_find(&seq->drafter, seq->tokens, seq->n_tokens, n) : 0;
+    return seq->n_drafts;
+}
+
+size_t gk_seq_set_draft(GkSeq *seq, const int32_t *tokens, size_t n) {
+    seq->n_drafts = n_drafts_of(seq, n);
+    for (size_t i = 0; i < seq->n_drafts; i++) {
+        assert(tokens[i] >= 0 && (uint32_t)tokens[i] < seq->engine->shape.n_vocab);
+        seq->tokens[seq->n_tokens + i] = tokens[i];
+    }
+    return seq->n_drafts;
+}
+
 /* ---- in a step ---- */
+
+void seq_begin_step(GkSeq *seq) {
+    seq->n_outputs = seq->n_told = seq->n_texts = 0;
+}
+
+bool seq_is_drafted(const GkSeq *seq, size_t position) {
+    return position >= seq->n_tokens;
+}
 
 bool seq_wants_logits(const GkSeq *seq, size_t position) {
     if (seq->params.mode == GK_SCORE)
         return position + 1 < seq->n_prompt;
     if (seq->params.mode == GK_EMBED)
         return false;
-    return position + 1 == seq->n_tokens;
+    return position + 1 >= seq->n_tokens;
 }
 
 static bool ends_text(const GkSeq *seq, int32_t token) {
@@ -265,28 +305,111 @@ static bool ends_text(const GkSeq *seq, int32_t token) {
     return false;
 }
 
-static void sample(GkSeq *seq, float *logits) {
+static void sample(GkSeq *seq, float *logits, struct sampled *ret) {
     const uint64_t *allowed = seq->matcher ? matcher_mask(seq->matcher) : NULL;
     const int32_t *banned;
     size_t n_banned;
 
     if (seq->matcher && !allowed) {
-        seq->sampled = (struct sampled){.token = -1};
+        *ret = (struct sampled){.token = -1};
         return;
     }
     n_banned = text_stream_banned(seq->text, &banned);
-    sampler_sample(seq->sampler, logits, banned, n_banned, allowed, &seq->sampled);
+    sampler_sample(seq->sampler, logits, banned, n_banned, allowed, ret);
 }
 
-void seq_take_logits(GkSeq *seq, size_t position, float *logits) {
+/* The stream's view is good until its next token. */
+static void keep_text(GkSeq *seq, const struct text_out *text, struct output *out) {
+    char *to = seq->texts + seq->n_texts;
+
+    if (text->n > 0)
+        (void)memcpy(to, text->text, text->n);
+    out->text = to;
+    out->n_text = text->n;
+    out->stop = text->stop;
+    seq->n_texts += text->n;
+}
+
+/* There is no next token: what waits is released, and that is all. */
+static void end_stuck(GkSeq *seq, struct output *out) {
+    struct text_out text;
+
+    text_stream_flush(seq->text, &text);
+    keep_text(seq, &text, out);
+    out->stop = NULL;
+    out->finish = seq->finish = GK_FINISH_STUCK;
+}
+
+/* Returns true where the constraint leaves nothing but the end. */
+static bool constraint_ends(GkSeq *seq, int32_t token) {
+    size_t n;
+    const char *piece;
+
+    if (!seq->matcher)
+        return false;
+    piece = tokenizer_piece(seq->engine->tokenizer, token, &n);
+    return matcher_push(seq->matcher, piece, n) && matcher_is_complete(seq->matcher);
+}
+
+/* It takes the place of what was drafted there. */
+static void append_token(GkSeq *seq, struct output *out) {
+    int32_t token = out->sampled.token, *place = &seq->tokens[seq->n_tokens];
+
+    if (seq->n_outputs <= seq->n_drafts)
+        out->guess = *place == token ? GK_GUESS_RIGHT : GK_GUESS_WRONG;
+    *place = token;
+    seq->n_tokens++;
+    sampler_accept(seq->sampler, token, false);
+}
+
+static void accept_token(GkSeq *seq, struct output *out) {
+    int32_t token = out->sampled.token;
+    bool ended = ends_text(seq, token), is_complete, is_last;
+    struct text_out text;
+
+    is_complete = !ended && constraint_ends(seq, token);
+    append_token(seq, out);
+    is_last = seq->n_tokens == seq->n_tokens_max;
+    /* The end token itself is not text. */
+    if (ended)
+        text_stream_flush(seq->text, &text);
+    else if (is_last || is_complete)
+        text_stream_push_last(seq->text, token, &text);
+    else
+        text_stream_push(seq->text, token, &text);
+    keep_text(seq, &text, out);
+    if (ended || text.stop || is_complete)
+        seq->finish = GK_FINISH_STOP;
+    else if (is_last)
+        seq->finish = GK_FINISH_LENGTH;
+    out->finish = seq->finish;
+}
+
+/* Each row after the pending one counts only where the tokens before it and its own are what was
+ * sampled: then it is the last one's row, as it would be without drafts. */
+static void take_next(GkSeq *seq, size_t position, int32_t token, float *logits) {
+    struct output *out = &seq->outputs[seq->n_outputs];
+
+    if (position + 1 != seq->n_tokens || seq->tokens[position] != token ||
+        seq->finish != GK_FINISH_NONE)
+        return;
+    seq->n_outputs++;
+    out->guess = GK_GUESS_NONE;
+    sample(seq, logits, &out->sampled);
+    if (out->sampled.token < 0)
+        end_stuck(seq, out);
+    else
+        accept_token(seq, out);
+}
+
+void seq_take_logits(GkSeq *seq, size_t position, int32_t token, float *logits) {
     uint32_t n_top = seq->params.n_logprobs;
 
-    if (seq->params.mode == GK_GENERATE) {
-        sample(seq, logits);
-        return;
-    }
-    sampler_score(logits, seq->engine->shape.n_vocab, seq->tokens[position + 1],
-                  &seq->scores[position + 1], seq->score_top + (position + 1) * n_top, n_top);
+    if (seq->params.mode == GK_GENERATE)
+        take_next(seq, position, token, logits);
+    else
+        sampler_score(logits, seq->engine->shape.n_vocab, seq->tokens[position + 1],
+                      &seq->scores[position + 1], seq->score_top + (position + 1) * n_top, n_top);
 }
 
 static void finish_scoring(GkSeq *seq, size_t n_before, struct gk_result *ret) {
@@ -332,56 +455,35 @@ static void finish_embedding(GkSeq *seq, struct gk_result *ret) {
     ret->n_embedding = n;
 }
 
-/* There is no next token: what waits is released, and that is all. */
-static void end_stuck(GkSeq *seq, struct gk_result *ret) {
-    struct text_out out;
+/* ---- after a step ---- */
 
-    text_stream_flush(seq->text, &out);
-    ret->finish = seq->finish = GK_FINISH_STUCK;
-    ret->text = out.text;
-    ret->n_text = out.n;
-}
+bool gk_seq_next_result(GkSeq *seq, struct gk_result *ret) {
+    const struct output *out = &seq->outputs[seq->n_told];
 
-/* Returns true where the constraint leaves nothing but the end. */
-static bool constraint_ends(GkSeq *seq, int32_t token) {
-    size_t n;
-    const char *piece;
-
-    if (!seq->matcher)
+    if (seq->n_told == seq->n_outputs)
         return false;
-    piece = tokenizer_piece(seq->engine->tokenizer, token, &n);
-    return matcher_push(seq->matcher, piece, n) && matcher_is_complete(seq->matcher);
+    seq->n_told++;
+    *ret = (struct gk_result){.seq = seq,
+                              .finish = out->finish,
+                              .has_token = out->sampled.token >= 0,
+                              .token = out->sampled.token,
+                              .logprob = out->sampled.logprob,
+                              .top = out->sampled.top,
+                              .n_top = out->sampled.n_top,
+                              .text = out->text,
+                              .n_text = out->n_text,
+                              .stop = out->stop ? out->stop : "",
+                              .n_prompt_done = seq->n_prompt,
+                              .guess = out->guess,
+                              .n_more = seq->n_outputs - seq->n_told};
+    return true;
 }
 
-static void accept_token(GkSeq *seq, struct gk_result *ret) {
-    int32_t token = seq->sampled.token;
-    bool ended = ends_text(seq, token), is_complete, is_last;
-    struct text_out out;
-
-    is_complete = !ended && constraint_ends(seq, token);
-    seq->tokens[seq->n_tokens++] = token;
-    is_last = seq->n_tokens == seq->n_tokens_max;
-    sampler_accept(seq->sampler, token, false);
-    ret->has_token = true;
-    ret->token = token;
-    ret->logprob = seq->sampled.logprob;
-    ret->top = seq->sampled.top;
-    ret->n_top = seq->sampled.n_top;
-    /* The end token itself is not text. */
-    if (ended)
-        text_stream_flush(seq->text, &out);
-    else if (is_last || is_complete)
-        text_stream_push_last(seq->text, token, &out);
-    else
-        text_stream_push(seq->text, token, &out);
-    if (ended || out.stop || is_complete)
-        seq->finish = GK_FINISH_STOP;
-    else if (is_last)
-        seq->finish = GK_FINISH_LENGTH;
-    ret->finish = seq->finish;
-    ret->stop = out.stop ? out.stop : "";
-    ret->text = out.text;
-    ret->n_text = out.n;
+/* What was sampled last is pending; keys and values of what was drafted in vain don't count. */
+static void finish_sampling(GkSeq *seq, struct gk_result *ret) {
+    seq->n_done = seq->n_tokens - (seq->outputs[seq->n_outputs - 1].sampled.token >= 0);
+    seq->n_drafts = 0;
+    (void)gk_seq_next_result(seq, ret);
 }
 
 void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret) {
@@ -394,8 +496,6 @@ void seq_finish_step(GkSeq *seq, size_t n_rows, struct gk_result *ret) {
         finish_scoring(seq, n_before, ret);
     else if (seq->params.mode == GK_EMBED)
         finish_embedding(seq, ret);
-    else if (seq->n_done == seq->n_tokens && seq->sampled.token < 0)
-        end_stuck(seq, ret);
-    else if (seq->n_done == seq->n_tokens)
-        accept_token(seq, ret);
+    else if (seq->n_outputs > 0)
+        finish_sampling(seq, ret);
 }

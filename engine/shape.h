@@ -69,6 +69,7 @@ struct row {
     uint32_t position;
     int32_t token;
     bool wants_logits, wants_hidden;
+    bool is_drafted; /* its logits count only if what the row before it gave is its token */
 };
 
 /* Rows of one sequence, at consecutive positions, whose queries attend together. */

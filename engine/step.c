@@ -341,10 +341,20 @@ static void head_task(struct member *m, const void *group, size_t i) {
                                   .scratch = m->scratch});
 }
 
+/* Row j of the group, or the next that is no guess: drafted rows go with the row that they follow,
+ * since what they give depends on what that gave. */
+static size_t skip_drafted(const struct member *m, struct logit_group g, size_t j) {
+    while (j > 0 && j < g.n && m->s->rows[m->s->logit_rows[g.first + j]].is_drafted)
+        j++;
+    return j;
+}
+
 static void take_logits(const struct member *m, struct logit_group g) {
     size_t n = m->shape->n_vocab, begin, end;
 
     share(m, g.n, &begin, &end);
+    begin = skip_drafted(m, g, begin);
+    end = skip_drafted(m, g, end);
     for (size_t j = begin; j < end; j++) {
         float *logits = m->s->logits + j * n;
 
@@ -363,7 +373,7 @@ static void take_logits(const struct member *m, struct logit_group g) {
         const struct row *row = &m->s->rows[m->s->logit_rows[g.first + j]];
 
         if (row->wants_logits)
-            seq_take_logits(row->seq, row->position, m->s->logits + j * n);
+            seq_take_logits(row->seq, row->position, row->token, m->s->logits + j * n);
     }
 }
 

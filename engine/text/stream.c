@@ -36,7 +36,7 @@ struct TextStream {
     uint8_t pending[CHARACTER_BYTES_MAX]; /* an unfinished character */
     size_t n_pending;
     char *text; /* the first n_released bytes are the caller's, the rest waits */
-    size_t n_text, n_released;
+    size_t n_text, n_released, n_text_max;
     struct watch *stops, *banned;
     size_t n_stops, n_banned;
     bool stop_in_output, has_ended;
@@ -166,10 +166,9 @@ int text_stream_new(TextStream **ret, const Tokenizer *t, const struct gk_params
     s->tokenizer = t;
     s->stop_in_output = params->stop_in_output;
     /* What waits, and a token: each of its bytes, and the pending ones, may turn into a U+FFFD. */
-    s->text =
-        alloc_array(GK_STOP_STRING_BYTES_MAX +
-                        (sizeof(replacement) - 1) * (t->vocab.n_surface_max + CHARACTER_BYTES_MAX),
-                    1);
+    s->n_text_max = GK_STOP_STRING_BYTES_MAX +
+                    (sizeof(replacement) - 1) * (t->vocab.n_surface_max + CHARACTER_BYTES_MAX);
+    s->text = alloc_array(s->n_text_max, 1);
     if (!s->text)
         return error_origin(-ENOMEM);
     r = watches_new(&s->stops, &s->n_stops, params->stop_strings, params->n_stop_strings);
@@ -193,6 +192,10 @@ TextStream *text_stream_free(TextStream *s) {
     free(s->text);
     free(s);
     return NULL;
+}
+
+size_t text_stream_bytes_max(const TextStream *s) {
+    return s->n_text_max;
 }
 
 /* ---- text ---- */

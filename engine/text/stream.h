@@ -41,6 +41,8 @@ int text_stream_new(TextStream **ret, const Tokenizer *t, const struct gk_params
 TextStream *text_stream_free(TextStream *s);
 DEFINE_CLEANUP(TextStream *, text_stream_free)
 
+/* What one call releases at most. */
+size_t text_stream_bytes_max(const TextStream *s);
 /* Any token of the vocabulary. Once the text has ended, with a stop string or one of the two calls
  * below, nothing more is released. */
 void text_stream_push(TextStream *s, int32_t token, struct text_out *ret);
