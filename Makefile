@@ -26,7 +26,7 @@ client_SRC := client/answers.c client/call.c client/client.c client/error.c clie
 ctl_SRC    := client/chat.c client/chat-input.c client/cmd-chat.c client/cmd-embed.c client/cmd-generate.c client/cmd-models.c \
               client/cmd-status.c client/cmd-text.c client/cmd-top.c client/ctl.c client/grokctl.c \
               client/progress.c client/sampling.c client/top-screen.c
-daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon/conn.c daemon/constraints.c daemon/cost.c daemon/daemon.c daemon/job.c \
+daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon/conn.c daemon/constraints.c daemon/cost.c daemon/daemon.c daemon/drafts.c daemon/job.c \
               daemon/listener.c daemon/log.c daemon/mailbox.c daemon/main.c daemon/models.c daemon/notify.c \
               daemon/output.c daemon/quota.c daemon/room.c daemon/sched.c daemon/service.c daemon/service-admin.c \
               daemon/service-embed.c daemon/service-generate.c \
@@ -40,7 +40,7 @@ unit_engine_TESTS := kern/check kern/tiles unit/engine-file unit/engine-file-hos
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-constraints unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
-e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/models e2e/prefix e2e/rpc e2e/sched e2e/streams
+e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/models e2e/prefix e2e/rpc e2e/sched e2e/speculation e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := grammar logits tokens bench/math bench/masks
 # One libFuzzer program each, see tests/fuzz/fuzz.h.

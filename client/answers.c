@@ -117,6 +117,8 @@ static const struct grokd_usage *copy_usage(MsgArena *a, const Grokd__V1__Usage 
             .prefill_us = from->prefill_us,
             .decode_us = from->decode_us,
             .seed = from->seed,
+            .drafted_tokens = from->drafted_tokens,
+            .accepted_tokens = from->accepted_tokens,
         };
     return to;
 }

@@ -71,6 +71,8 @@ static void print_figures(const struct grokd_final *final) {
     (void)fprintf(stderr, "; %u generated in %.2f s, %.1f/s; ", u->generated_tokens,
                   (double)u->decode_us / 1e6,
                   ctl_rate(u->generated_tokens > 0 ? u->generated_tokens - 1 : 0, u->decode_us));
+    if (u->drafted_tokens > 0)
+        (void)fprintf(stderr, "%u of %u guesses right; ", u->accepted_tokens, u->drafted_tokens);
     if (u->queued_us >= 10000)
         (void)fprintf(stderr, "waited %.2f s; ", (double)u->queued_us / 1e6);
     if (u->seed != 0)

@@ -305,11 +305,13 @@ json_t *ctl_json_summary(const struct grokd_model_summary *m) {
 }
 
 json_t *ctl_json_usage(const struct grokd_usage *u) {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "prompt_tokens",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "prompt_tokens",
                      (json_int_t)u->prompt_tokens, "generated_tokens",
                      (json_int_t)u->generated_tokens, "cached_tokens", (json_int_t)u->cached_tokens,
                      "queued_us", (json_int_t)u->queued_us, "prefill_us", (json_int_t)u->prefill_us,
-                     "decode_us", (json_int_t)u->decode_us, "seed", (json_int_t)u->seed);
+                     "decode_us", (json_int_t)u->decode_us, "seed", (json_int_t)u->seed,
+                     "drafted_tokens", (json_int_t)u->drafted_tokens, "accepted_tokens",
+                     (json_int_t)u->accepted_tokens);
 }
 
 static json_t *json_logprob(const struct grokd_logprob *p) {

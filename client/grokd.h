@@ -241,6 +241,8 @@ struct grokd_usage {
     uint32_t cached_tokens; /* prompt tokens that needed no computing */
     uint64_t queued_us, prefill_us, decode_us;
     uint64_t seed;
+    uint32_t drafted_tokens;  /* guessed by what came before in the text, and computed */
+    uint32_t accepted_tokens; /* that came with another one because a guess was right */
 };
 
 struct grokd_queued {

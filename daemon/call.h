@@ -56,6 +56,7 @@ typedef struct Call {
     uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us;
     uint64_t told_us; /* when it heard how far its model is */
     size_t n_prompt, n_prompt_done, n_cached, n_generated;
+    uint32_t n_drafted, n_accepted;
     uint64_t seed;
     uint64_t tick_us, interval_us; /* of methods that act now and then; 0: never */
     bool is_due;                   /* such a method has something to say */

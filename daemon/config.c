@@ -219,6 +219,8 @@ static const struct key keys[] = {
      "directory where it is kept while grokd does not run; empty: nowhere", 0, 4096, NULL},
     {"engine", "prefix_state_max", parse_bytes, AT(prefix_state_bytes_max), "4G",
      "of each model, so much is kept there", 0, NUMBER_MAX, NULL},
+    {"engine", "speculation", parse_bool, AT(speculation), "yes",
+     "guess tokens by what came before in the text, where steps with guesses are faster", 0, 0, NULL},
     {"engine", "preload", parse_bool, AT(preload), "yes",
      "read the whole model before it is ready", 0, 0, NULL},
     {"engine", "lock", parse_bool, AT(lock), "no",

@@ -54,8 +54,8 @@ typedef struct Config {
     char *socket, *socket_group, *isa, *prefix_state;
     uint64_t socket_mode, log_level, drain_us, write_us;
     uint64_t n_threads, kv_bytes, kv_type, exact_floats, preload, lock, hugepages, prefix_cache,
-        prefix_shared, prefix_state_bytes_max, n_context_max, n_sequences_max, n_step_rows,
-        target_us, keep_us, model_bytes_max;
+        prefix_shared, prefix_state_bytes_max, speculation, n_context_max, n_sequences_max,
+        n_step_rows, target_us, keep_us, model_bytes_max;
     uint64_t n_tokens_default, timeout_default_us, timeout_max_us, priority_default;
     uint64_t n_connections_max, n_requests_max, n_output_bytes_max, n_queued_max, window_us;
     uint64_t limits[_QUOTA_N]; /* of a user */

@@ -21,12 +21,15 @@
 #define NEWS 0.125
 /* One that took longer than this many times its cell counts as this: it was disturbed. */
 #define SURPRISE_MAX 2.0
+/* A size is known that was seen so often, and among so many of the last steps. */
+#define KNOWN_TIMES 4
+#define KNOWN_STEPS 2048
 /* A line through sizes so many times larger says nothing of small ones. */
 #define FAR 4.0
 
 /* Before the first step: slow, so that the first slices are small. Hardly counts later. */
 static const struct cost_cell first[] = {
-    {1, 0, 60000, 0}, {64, 0, 690000, 0}, {0, 1, 100000, 0}, {0, 32, 1650000, 0}};
+    {1, 0, 60000, 0, 0}, {64, 0, 690000, 0, 0}, {0, 1, 100000, 0, 0}, {0, 32, 1650000, 0, 0}};
 #define FIRST_WEIGHT 1e-4
 
 /* ---- the fit ---- */
@@ -143,6 +146,7 @@ void cost_learn(Cost *c, uint32_t n_prompt_rows, uint32_t n_decode_rows, double 
         cell->n_decode_rows += NEWS * (n_decode_rows - cell->n_decode_rows);
     }
     cell->seen = c->n_learnt;
+    cell->n_seen += cell->n_seen < KNOWN_TIMES;
     fit(c);
 }
 
@@ -188,6 +192,12 @@ double cost_of_decoding(const Cost *c, uint32_t n_rows) {
     weight = weight_of(c, cell);
     return (1 - weight) * line +
            weight * cell->us * line / (c->value[0] + c->value[2] * cell->n_decode_rows);
+}
+
+bool cost_is_known(const Cost *c, uint32_t n_decode_rows) {
+    const struct cost_cell *cell = &c->cells[0][length_of(n_decode_rows)];
+
+    return cell->n_seen >= KNOWN_TIMES && c->n_learnt - cell->seen < KNOWN_STEPS;
 }
 
 double cost_of_prompt(const Cost *c, uint64_t n_rows, uint32_t n_step_rows) {

@@ -13,6 +13,7 @@
 struct cost_cell {
     double n_prompt_rows, n_decode_rows, us;
     uint64_t seen; /* the step that was learnt last; 0: none */
+    uint32_t n_seen;
 };
 
 /* Owner: Sched. In microseconds. */
@@ -28,5 +29,7 @@ void cost_learn(Cost *c, uint32_t n_prompt_rows, uint32_t n_decode_rows, double 
 double cost_of_step(const Cost *c, uint32_t n_prompt_rows, uint32_t n_decode_rows);
 /* Of one that only decodes: nearer to what was measured at this size. */
 double cost_of_decoding(const Cost *c, uint32_t n_rows);
+/* That was measured some times, and lately. */
+bool cost_is_known(const Cost *c, uint32_t n_decode_rows);
 /* Of a prompt that has the machine to itself, in steps of n_step_rows. */
 double cost_of_prompt(const Cost *c, uint64_t n_rows, uint32_t n_step_rows);

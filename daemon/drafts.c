@@ -6,9 +6,10 @@
  * what gives most of all the sizes counts, since costs are no line: kernels and experts make steps.
  * The probability of a request's i-th drafted token is its rate to the power of i.
  *
- * A size that was not measured lately counts as if its drafts were free. So it is tried, and soon
- * known; where it doesn't pay that is a step in KNOWN_STEPS. The step without drafts is measured
- * likewise, by planning none.
+ * A size that was not measured lately counts as if it took no longer than smaller ones. So it is
+ * tried, and soon known; where it doesn't pay that is one step in thousands. The step without
+ * drafts is measured likewise, by planning none. A request's drafts grow as they are right, and so
+ * do the sizes that are tried.
  *
  * Others pay for a step that is longer and get nothing: where there are any, it may be longer by
  * OTHERS_SHARE only.
@@ -22,6 +23,8 @@
 /* A gain that is less may be noise. */
 #define GAIN_MIN     1.05
 #define OTHERS_SHARE 0.1
+/* What is less likely to be right is not computed, however cheap it seems. */
+#define CHANCE_MIN 0.15
 /* Of a new token in a request's rate. */
 #define NEWS 0.125
 
@@ -36,29 +39,27 @@ static SchedEntry *find_likeliest(const struct drafts_step *step) {
     for (size_t i = 0; i < step->n; i++) {
         SchedEntry *e = step->entries[i];
 
-        if (e->n_draft_rows < e->n_drafts && (!best || e->draft_next > best->draft_next))
+        if (e->n_draft_rows < e->n_drafts && e->draft_next >= CHANCE_MIN &&
+            (!best || e->draft_next > best->draft_next))
             best = e;
     }
     return best;
 }
 
-static double cost_of(const Cost *cost, uint32_t n_rows, double plain_us) {
-    return cost_is_known(cost, n_rows) ? MAX(cost_of_decoding(cost, n_rows), plain_us) : plain_us;
-}
-
 /* Adds the likeliest rows one after the other. Returns how many of them are best. */
-static uint32_t find_best(const Cost *cost, const struct drafts_step *step, SchedEntry **ret_added) {
+static uint32_t find_best(const Cost *cost, const struct drafts_step *step,
+                          SchedEntry **ret_added) {
     uint32_t n = (uint32_t)step->n, n_added = 0, n_best = 0;
-    double plain_us = cost_of_decoding(cost, n), us_max = step->us_max, n_tokens = n, best;
+    double plain_us = cost_of_decoding(cost, n), us = plain_us, us_max = step->us_max;
+    double n_tokens = n, best = GAIN_MIN * n / plain_us;
     SchedEntry *e;
 
     if (step->n > 1)
         us_max = MIN(us_max, (1 + OTHERS_SHARE) * plain_us);
-    best = GAIN_MIN * n / plain_us;
     while (n_added < MIN(step->n_rows_max, ROWS_MAX) && (e = find_likeliest(step))) {
-        double us = cost_of(cost, n + n_added + 1, plain_us);
-
         ret_added[n_added++] = e;
+        if (cost_is_known(cost, n + n_added))
+            us = MAX(us, cost_of_decoding(cost, n + n_added));
         n_tokens += e->draft_next;
         e->draft_next *= e->draft_rate;
         e->n_draft_rows++;

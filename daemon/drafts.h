@@ -2,9 +2,9 @@
  * Which drafted tokens are worth their rows.
  *
  * A drafted row makes a step longer and gives a token only where the guess is right. How often that
- * is so is known of each request, from all of its drafts, those that were not computed included. What
- * a longer step takes is known from steps (cost.h); sizes that were not measured lately are tried.
- * Part of the scheduler: no clock, no memory.
+ * is so is known of each request, from all of its drafts, those that were not computed included.
+ * What a longer step takes is known from steps (cost.h); sizes that were not measured lately are
+ * tried. Part of the scheduler: no clock, no memory.
  */
 #pragma once
 

@@ -36,6 +36,7 @@ typedef struct Letter {
     size_t n_prompt_done;                /* of PREFILL */
     size_t n_cached;                     /* of STARTED: prompt tokens that need no computing */
     int32_t token;                       /* of TOKEN */
+    bool is_more;                        /* of TOKEN: the one before came from the same step */
     float logprob;                       /* of TOKEN */
     size_t score_begin, n_scores, n_top; /* of SCORES and EMBEDDING; n_top of TOKEN too */
     const struct gk_logprob *top;        /* (n_top), or (n_scores, n_top) */
@@ -73,6 +74,7 @@ typedef struct Job {
     bool was_told;    /* that it waits */
     uint32_t told_ahead;
     /* the end, valid from LETTER_ENDED on */
+    uint32_t n_drafted, n_accepted; /* rows for drafts, and tokens by them */
     enum gk_finish finish;
     enum status_code code;
     Error error;

@@ -21,6 +21,9 @@
  *    model would do little but read its weights. And never more than twice as many rows as were
  *    measured.
  *
+ * Drafted tokens have rows only in steps that decode and leave nobody out, where they pay
+ * (drafts.h); a user is charged for those that were right.
+ *
  * When the user whose turn it is doesn't fit, the step is full for all: those behind it would only
  * run further ahead.
  *
@@ -40,6 +43,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "daemon/drafts.h"
 
 #include <float.h>
 
@@ -163,6 +167,7 @@ void sched_add(Sched *s, SchedEntry *e, uint32_t uid, enum sched_class class, ui
     e->class = class;
     e->number = ++s->n_arrivals;
     e->served_us = now_us;
+    e->draft_rate = DRAFTS_RATE_FIRST;
     insert_waiting(e->user, e);
     e->user->n_waiting++;
     s->n_waiting++;
@@ -424,7 +429,7 @@ static struct step measure(Sched *s) {
         list_for_each (at, &user->running) {
             SchedEntry *e = entry_of(at);
 
-            e->n_rows = 0;
+            e->n_rows = e->n_draft_rows = 0;
             if (!is_eligible(s, e) || e->n_pending == 0)
                 continue;
             user->n_decoding += is_decoding(e);
@@ -571,6 +576,23 @@ static void rotate(Sched *s, uint64_t now_us) {
     }
 }
 
+static void speculate(Sched *s, const struct step *step) {
+    struct drafts_step plain = {.entries = s->planned,
+                                .n = s->n_planned,
+                                .n_rows_max = s->options.n_rows_max - s->n_decode_rows,
+                                .us_max = step->us_max};
+
+    if (s->n_planned == 0 || s->n_prompt_rows > 0 || s->n_decode_rows < step->n_decoding)
+        return;
+    s->n_decode_rows += drafts_plan(&s->cost, &plain);
+    for (size_t i = 0; i < s->n_planned; i++)
+        s->planned[i]->n_rows += s->planned[i]->n_draft_rows;
+}
+
+void sched_accept(SchedEntry *e, size_t n) {
+    e->user->served += (double)n;
+}
+
 uint32_t sched_plan(Sched *s, uint64_t now_us) {
     struct step step;
     SchedEntry *turn;
@@ -586,6 +608,7 @@ uint32_t sched_plan(Sched *s, uint64_t now_us) {
     }
     while ((turn = find_turn(s)) && give_turn(s, turn, &step))
         ;
+    speculate(s, &step);
     settle(s, step.n_users);
     rotate(s, now_us);
     return s->n_prompt_rows + s->n_decode_rows;

@@ -21,9 +21,11 @@ typedef struct SchedUser SchedUser;
 typedef struct SchedEntry {
     size_t n_pending;     /* caller's, while it runs: rows until its next token; 0: none */
     bool has_token;       /* caller's: its first has come */
+    uint32_t n_drafts;    /* caller's, while n_pending is 1: guesses of what comes then */
     uint64_t deadline_us; /* caller's; 0: none */
-    uint32_t n_rows;      /* of the step planned last */
-    uint32_t n_ahead;     /* while it waits, from sched_rank(): how many start before it */
+    uint32_t n_rows;      /* of the step planned last, n_draft_rows of them for drafts */
+    uint32_t n_draft_rows;
+    uint32_t n_ahead; /* while it waits, from sched_rank(): how many start before it */
     /* the scheduler's */
     ListNode node; /* its user's waiting, next first, or running, longest unserved first */
     SchedUser *user;
@@ -36,6 +38,8 @@ typedef struct SchedEntry {
     uint64_t blocked_epoch;
     bool has_claim;        /* others were suspended for it */
     uint64_t suspended_us; /* when it last made room; 0: never */
+    double draft_rate;     /* drafts.h: how many of its drafts are right, of late */
+    double draft_next;     /* in drafts_plan(): the chance of the row that would be added next */
 } SchedEntry;
 
 struct sched_options {
@@ -99,6 +103,8 @@ bool sched_has_foreground(const Sched *s);
 
 /* Plans one step: fills `planned` and its entries' n_rows. Returns the number of rows. */
 uint32_t sched_plan(Sched *s, uint64_t now_us);
+/* So many of the entry's drafts were right in the step that was planned last. */
+void sched_accept(SchedEntry *entry, size_t n);
 /* The step that was planned last took so long. */
 void sched_done(Sched *s, uint64_t us);
 

@@ -21,6 +21,8 @@ void fill_usage(const Call *call, Grokd__V1__Usage *u) {
     u->decode_us = call->decoding_us ? call->ended_us - call->decoding_us : 0;
     u->cached_tokens = (uint32_t)call->n_cached;
     u->seed = call->seed;
+    u->drafted_tokens = call->n_drafted;
+    u->accepted_tokens = call->n_accepted;
 }
 
 /* Returns 0, or < 0: not sent; -ENOBUFS: later, anything else: the call is over. */
@@ -163,9 +165,20 @@ static void add_token(Call *call, const Letter *letter) {
         call_mark_dirty(call);
 }
 
+/* Tokens of one step come together. Each has a chunk of its own, as it would have had its own step,
+ * where the client keeps up. Returns false where the call is over. */
+static bool send_token_before(Call *call, const Letter *letter) {
+    Daemon *d = call->daemon;
+
+    if (letter->is_more && output_has_chunk(&call->output))
+        generate_flush(call);
+    return call_find(d, letter->id) != NULL;
+}
+
 void generate_on_letter(Call *call, const Letter *letter) {
     if (letter->type == LETTER_TOKEN) {
-        add_token(call, letter);
+        if (send_token_before(call, letter))
+            add_token(call, letter);
         return;
     }
     if (!call_advance(call, letter->n_prompt_done))

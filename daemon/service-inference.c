@@ -463,6 +463,7 @@ void inference_generate(Call *call, void *request) {
         (is_tokens && !copy_tokens(call, job, q->tokens)))
         return;
     job->params.share_prefix = q->share_prefix && call->daemon->config->prefix_shared;
+    job->params.speculate = call->daemon->config->speculation;
     call->output.wants_ids = q->token_ids;
     call->output.wants_echo = q->echo;
     if (q->prompt_case == GROKD__V1__GENERATE_REQUEST__PROMPT_CONVERSATION)

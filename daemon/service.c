@@ -158,6 +158,8 @@ void service_model_changed(Call *call, Model *model) {
 static void end_computing(Call *call, const Job *job) {
     call->job = NULL;
     call->ended_us = job->letter.time_us;
+    call->n_drafted = job->n_drafted;
+    call->n_accepted = job->n_accepted;
     if (job->code == STATUS_OK)
         call->method->on_ended(call, job);
     else

@@ -15,6 +15,7 @@
 #include "daemon/worker.h"
 
 #include "base/alloc.h"
+#include "daemon/drafts.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -283,7 +284,8 @@ static void tell_waiting(Worker *w, Lane *lane) {
 
 /* ---- steps ---- */
 
-static void report(Worker *w, Job *job, const struct gk_result *result) {
+/* Returns false where the job has ended. */
+static bool report(Worker *w, Job *job, const struct gk_result *result, bool is_more) {
     enum letter_type type = result->has_token         ? LETTER_TOKEN
                             : result->n_scores > 0    ? LETTER_SCORES
                             : result->n_embedding > 0 ? LETTER_EMBEDDING
@@ -294,29 +296,48 @@ static void report(Worker *w, Job *job, const struct gk_result *result) {
 
     if (!is_silent && !letter) {
         end_refused(w, job);
-        return;
+        return false;
     }
-    if (letter)
+    if (letter) {
+        letter->is_more = is_more;
         post(w, letter);
-    job->entry.n_pending = gk_seq_n_pending(job->seq);
+    }
     job->entry.has_token |= result->has_token;
     switch (result->finish) {
     case GK_FINISH_NONE:
-        return;
+        return true;
     case GK_FINISH_FAILED:
         (void)error_set(&job->error, 0, "the model's file could not be read any more");
         end_job(w, job, GK_FINISH_FAILED, STATUS_DATA_LOSS);
-        return;
+        return false;
     case GK_FINISH_STUCK:
         (void)error_set(&job->error, 0,
                         "no token may come next: the constraint allows none that is not banned, or "
                         "is too ambiguous to follow");
         end_job(w, job, GK_FINISH_STUCK, STATUS_ABORTED);
-        return;
+        return false;
     default:
         (void)snprintf(job->stop, sizeof(job->stop), "%s", result->stop ? result->stop : "");
         end_job(w, job, result->finish, STATUS_OK);
+        return false;
     }
+}
+
+/* What the step gave the job, token by token. */
+static void take_results(Worker *w, Job *job, struct gk_result *result) {
+    job->n_drafted += job->entry.n_draft_rows;
+    job->n_accepted += (uint32_t)result->n_more;
+    sched_accept(&job->entry, result->n_more);
+    for (bool is_more = false;; is_more = true) {
+        if (result->guess != GK_GUESS_NONE)
+            drafts_learn(&job->entry, result->guess == GK_GUESS_RIGHT);
+        if (!report(w, job, result, is_more))
+            return;
+        if (!gk_seq_next_result(job->seq, result))
+            break;
+    }
+    job->entry.n_pending = gk_seq_n_pending(job->seq);
+    job->entry.n_drafts = (uint32_t)gk_seq_draft(job->seq);
 }
 
 static void step(Worker *w, Lane *lane) {
@@ -332,7 +353,7 @@ static void step(Worker *w, Lane *lane) {
     (void)gk_step(lane->engine, &plan, w->results); /* a failure is in the results */
     (void)atomic_fetch_add(&w->n_steps, 1);
     for (size_t i = 0; i < plan.n; i++)
-        report(w, job_of(sched->planned[i]), &w->results[i]);
+        take_results(w, job_of(sched->planned[i]), &w->results[i]);
     (void)atomic_fetch_add(&w->steps_us, now_us() - begun_us);
     sched_done(sched, now_us() - begun_us); /* telling takes its time, too */
 }
