@@ -196,7 +196,8 @@ static Expr parse_set(struct gbnf *g) {
         size_t first = g->at;
         uint32_t low = take_char(g), high = low;
 
-        if (peek(g) == '-' && g->at + 1 < g->n && g->text[g->at + 1] != ']') {
+        if (peek(g) == '-' && g->at + 1 < g->n && g->text[g->at + 1] != ']' &&
+            g->text[g->at + 1] != '\n') {
             g->at++;
             high = take_char(g);
         }

@@ -71,23 +71,59 @@ static uint32_t take_code(struct regex *r) {
     return code;
 }
 
-/* In a JSON string these have an escape of one letter. */
-static const struct {
-    char byte;
-    const char *escape;
-} escapes[] = {
-    {'"', "\\\""}, {'\\', "\\\\"}, {'\b', "\\b"}, {'\f', "\\f"},
-    {'\n', "\\n"}, {'\r', "\\r"},  {'\t', "\\t"},
-};
+/* In a JSON string these have an escape of one letter; '\0': the others of those that need one. */
+static char escape_letter(uint32_t code) {
+    switch (code) {
+    case '"':
+    case '\\':
+        return (char)code;
+    case '\b':
+        return 'b';
+    case '\f':
+        return 'f';
+    case '\n':
+        return 'n';
+    case '\r':
+        return 'r';
+    case '\t':
+        return 't';
+    default:
+        return '\0';
+    }
+}
 
-static Expr json_escape(Exprs *x, uint32_t code) {
-    char hex[8];
+static void add_char(CharSet *set, char c) {
+    charset_add(set, (uint8_t)c, (uint8_t)c);
+}
 
-    for (size_t i = 0; i < ARRAY_SIZE(escapes); i++)
-        if ((uint32_t)escapes[i].byte == code)
-            return expr_string(x, escapes[i].escape);
-    (void)snprintf(hex, sizeof(hex), "\\u%04x", (unsigned)code);
-    return expr_string(x, hex);
+/* The escapes of these, each in one way: \n or \u001f. */
+static Expr json_escapes(Exprs *x, const CharSet *escaped) {
+    CharSet letters = {.n = 0}, digits[2] = {{.n = 0}};
+    Expr e = EXPR_NOTHING;
+
+    for (size_t i = 0; i < escaped->n; i++) {
+        uint32_t code = escaped->ranges[i].low;
+        char letter = escape_letter(code);
+
+        if (letter)
+            add_char(&letters, letter);
+        else
+            add_char(&digits[code >> 4 & 1], "0123456789abcdef"[code & 15]);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(digits); i++)
+        e = expr_alt(
+            x, e, expr_seq(x, expr_string(x, i == 0 ? "u000" : "u001"), expr_chars(x, &digits[i])));
+    e = expr_seq(x, expr_string(x, "\\"), expr_alt(x, expr_chars(x, &letters), e));
+    charset_deinit(&letters);
+    charset_deinit(&digits[0]);
+    charset_deinit(&digits[1]);
+    return e;
+}
+
+/* The part of a range that lies in another. */
+static void add_common(CharSet *set, const struct char_range *range, uint32_t low, uint32_t high) {
+    if (range->low <= high && range->high >= low)
+        charset_add(set, MAX(range->low, low), MIN(range->high, high));
 }
 
 Expr regex_json_chars(Exprs *x, CharSet *set) {
@@ -96,17 +132,18 @@ Expr regex_json_chars(Exprs *x, CharSet *set) {
 
     charset_normalize(set);
     for (size_t i = 0; i < set->n; i++) {
-        uint32_t low = set->ranges[i].low, high = set->ranges[i].high;
+        const struct char_range *r = &set->ranges[i];
 
-        for (uint32_t code = low; code <= MIN(high, (uint32_t)'\\'); code++)
-            charset_add(code < 0x20 || code == '"' || code == '\\' ? &escaped : &plain, code, code);
-        if (high > '\\')
-            charset_add(&plain, MAX(low, (uint32_t)'\\' + 1), high);
+        add_common(&plain, r, 0x20, '"' - 1);
+        add_common(&plain, r, '"' + 1, '\\' - 1);
+        add_common(&plain, r, '\\' + 1, CHAR_MAX_CODE);
+        for (uint32_t code = r->low; code <= MIN(r->high, 0x1fu); code++)
+            charset_add(&escaped, code, code);
+        add_common(&escaped, r, '"', '"');
+        add_common(&escaped, r, '\\', '\\');
     }
-    for (size_t i = 0; i < escaped.n; i++)
-        e = expr_alt(x, e, json_escape(x, escaped.ranges[i].low));
     plain.has_failed |= set->has_failed || escaped.has_failed;
-    e = expr_alt(x, expr_chars(x, &plain), e);
+    e = expr_alt(x, expr_chars(x, &plain), json_escapes(x, &escaped));
     charset_deinit(&plain);
     charset_deinit(&escaped);
     return x->n > 0 && x->exprs[e].type == EXPR_ALT ? expr_shared(x, e) : e;

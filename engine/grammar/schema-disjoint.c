@@ -15,6 +15,12 @@ struct range {
     bool excludes_low, excludes_high;
 };
 
+static bool count_comparison(Schema *s) {
+    if (++s->n_compared > SCHEMA_COMPARED_MAX)
+        schema_refuse(s, "'oneOf' takes more than %d comparisons", SCHEMA_COMPARED_MAX);
+    return s->result == 0;
+}
+
 /* ---- constants ---- */
 
 static bool are_equal(const json_t *a, const json_t *b) {
@@ -68,7 +74,7 @@ static bool constants_differ(Schema *s, const json_t *a, const json_t *b) {
         if (!constant(b, 0))
             return false;
         for (size_t k = 0; (theirs = constant(b, k)) != NULL; k++)
-            if (++s->n_compared > SCHEMA_COMPARED_MAX || are_equal(mine, theirs))
+            if (!count_comparison(s) || are_equal(mine, theirs))
                 return false;
     }
     return constant(a, 0) != NULL;
@@ -187,7 +193,7 @@ static bool parts_differ(Schema *s, const json_t *a, const json_t *b) {
 bool schema_are_disjoint(Schema *s, const json_t *a, const json_t *b) {
     bool is_found;
 
-    if (s->result != 0 || s->nesting >= EXPR_NESTING_MAX || ++s->n_compared > SCHEMA_COMPARED_MAX)
+    if (s->nesting >= EXPR_NESTING_MAX || !count_comparison(s))
         return false;
     if (json_is_false(a) || json_is_false(b))
         return true;

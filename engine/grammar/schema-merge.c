@@ -182,8 +182,17 @@ static void check_items(Schema *s, const json_t *a, const json_t *b) {
                          "supported");
 }
 
+/* Copies are shallow; false: there are too many. */
+static bool count_copies(Schema *s, const json_t *a) {
+    s->n_copied += json_object_size(a) + json_object_size(json_object_get(a, "properties")) +
+                   json_array_size(json_object_get(a, "required"));
+    if (s->n_copied > SCHEMA_COPIED_MAX)
+        schema_refuse(s, "schemas that hold together have more than %d parts", SCHEMA_COPIED_MAX);
+    return s->result == 0;
+}
+
 static const json_t *merge_objects(Schema *s, const json_t *a, const json_t *b) {
-    json_t *into = keep(s, json_copy((json_t *)(uintptr_t)a));
+    json_t *into = count_copies(s, a) ? keep(s, json_copy((json_t *)(uintptr_t)a)) : NULL;
     const char *key;
     json_t *value;
 
@@ -223,6 +232,7 @@ static const json_t *without_ref(Schema *s, const json_t *schema) {
 }
 
 const json_t *schema_merge(Schema *s, const json_t *a, const json_t *b) {
+    s->n_visits += SCHEMA_MERGE_VISITS - 1;
     if (!schema_visit(s) || !a || !b)
         return NULL;
     if (++s->nesting > EXPR_NESTING_MAX) {

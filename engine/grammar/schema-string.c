@@ -105,6 +105,18 @@ static Expr compile_format(Schema *s, const json_t *format) {
     return EXPR_NOTHING;
 }
 
+static Expr of_length(Schema *s, uint32_t min, uint32_t max) {
+    Expr e;
+
+    for (size_t i = 0; i < s->n_lengths; i++)
+        if (s->lengths[i].min == min && s->lengths[i].max == max)
+            return s->lengths[i].e;
+    e = expr_shared(s->x, schema_quoted(s, expr_repeat(s->x, s->text_char, min, max)));
+    if (s->n_lengths < SCHEMA_LENGTHS)
+        s->lengths[s->n_lengths++] = (struct schema_length){min, max, e};
+    return e;
+}
+
 Expr schema_string(Schema *s, const json_t *schema) {
     const json_t *pattern = json_object_get(schema, "pattern");
     const json_t *format = json_object_get(schema, "format");
@@ -122,5 +134,5 @@ Expr schema_string(Schema *s, const json_t *schema) {
         return compile_regex(s, json_string_value(pattern), REGEX_JSON_SEARCH, "pattern");
     if (min > max)
         return EXPR_NOTHING;
-    return has_length ? schema_quoted(s, expr_repeat(s->x, s->text_char, min, max)) : s->any_text;
+    return has_length ? of_length(s, min, max) : s->any_text;
 }

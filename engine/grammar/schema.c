@@ -415,15 +415,12 @@ static Expr make_pair(Schema *s, Expr key, Expr value) {
  * character, so that no escape hides one of them. */
 static Expr other_name(Schema *s, const char **names, size_t n, size_t depth) {
     Exprs *x = s->x;
-    CharSet others = {.n = 0}, all = {.n = 0};
-    Expr quote = expr_string(x, "\""), e = quote, any, rest;
+    CharSet others = {.n = 0};
+    Expr e = expr_string(x, "\""), rest;
     CLEANUP(freep) const char **rests = alloc_array(n, sizeof(*rests));
 
     if (!rests)
         schema_no_memory(s);
-    charset_add(&all, 0, CHAR_MAX_CODE);
-    any = expr_repeat(x, regex_json_chars(x, &all), 0, EXPR_UNLIMITED);
-    charset_deinit(&all);
     for (size_t i = 0; i < n; i++)
         if (names[i][0] == '\0')
             e = EXPR_NOTHING;
@@ -445,7 +442,7 @@ static Expr other_name(Schema *s, const char **names, size_t n, size_t depth) {
         charset_deinit(&one);
     }
     charset_negate(&others);
-    e = expr_alt(x, e, expr_seq(x, regex_json_chars(x, &others), expr_seq(x, any, quote)));
+    e = expr_alt(x, e, expr_seq(x, regex_json_chars(x, &others), s->any_name));
     charset_deinit(&others);
     return e;
 }
@@ -722,10 +719,15 @@ static void make_parts(Schema *s) {
     json_t *everything = json_object();
     uint32_t value = expr_rule_new(x, "", 0);
     Expr blank = expr_string(x, " "), line;
+    CharSet all = {.n = 0};
 
     line = expr_seq(x, expr_string(x, "\n"), expr_repeat(x, blank, 0, GAP_BLANKS_MAX));
     s->gap = expr_shared(x, expr_optional(x, expr_alt(x, blank, line)));
     s->text_char = schema_text_char(s);
+    charset_add(&all, 0, CHAR_MAX_CODE);
+    s->any_name = expr_repeat(x, regex_json_chars(x, &all), 0, EXPR_UNLIMITED);
+    s->any_name = expr_shared(x, expr_seq(x, s->any_name, expr_string(x, "\"")));
+    charset_deinit(&all);
     s->any_text = expr_shared(x, schema_quoted(s, expr_repeat(x, s->text_char, 0, EXPR_UNLIMITED)));
     s->any_value = expr_call(x, value);
     if (everything)

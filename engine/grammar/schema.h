@@ -7,8 +7,11 @@
 #include <jansson.h>
 
 #define SCHEMA_VISITS_MAX    20000  /* schemas looked at, counted each time */
-#define SCHEMA_COMPARED_MAX  100000 /* pairs of schemas */
+#define SCHEMA_MERGE_VISITS  4      /* that merging two counts for */
+#define SCHEMA_COMPARED_MAX  20000  /* pairs of schemas */
+#define SCHEMA_COPIED_MAX    100000 /* keywords and properties, by merging */
 #define SCHEMA_KEY_BYTES_MAX 256
+#define SCHEMA_LENGTHS       16
 #define SCHEMA_PATH_BYTES    192
 
 enum schema_types {
@@ -27,6 +30,12 @@ struct schema_ref {
     uint32_t rule;
 };
 
+/* Strings of so many characters, of which each is made once. */
+struct schema_length {
+    uint32_t min, max;
+    Expr e;
+};
+
 /* Owner: schema_parse(). */
 typedef struct Schema {
     Exprs *x;
@@ -39,9 +48,13 @@ typedef struct Schema {
     size_t n_path;
     unsigned nesting;
     uint32_t n_visits, n_compared;
+    size_t n_copied;
     int result;
     Error *reterr;
     Expr gap, text_char, any_text, any_value; /* shared by all of the document */
+    Expr any_name;                            /* the rest of a name, and its closing quote */
+    struct schema_length lengths[SCHEMA_LENGTHS];
+    size_t n_lengths;
 } Schema;
 
 /* All of these give something harmless once s->result is set. */

@@ -100,6 +100,30 @@ constrained() { # to a schema: as text, and in a file; an expression; a grammar
         ctl -q generate --grammar "$scratch/list.gbnf" "$PROMPT" | grep -qx -- '- [a-c][a-c]'
 }
 
+# What an application would ask for: valid by another's word, its names in the order of the schema.
+structured() {
+    cat >"$scratch/invoice.json" <<'END'
+{"type": "object", "additionalProperties": false, "required": ["kind", "lines", "note"],
+ "properties": {"kind": {"enum": ["invoice", "order"]},
+                "lines": {"type": "array", "minItems": 1, "maxItems": 3, "items": {"$ref": "#/$defs/line"}},
+                "note": {"type": ["string", "null"], "maxLength": 20}},
+ "$defs": {"line": {"type": "object", "additionalProperties": false, "required": ["id", "count", "price"],
+     "properties": {"id": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+                    "count": {"type": "integer", "minimum": 1, "maximum": 99},
+                    "price": {"oneOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"type": "null"}]}}}}}
+END
+    for seed in 1 2 3; do
+        ctl -q generate --json-schema "$scratch/invoice.json" --seed "$seed" --temperature 1 --max-tokens 400 \
+            "$PROMPT" >"$scratch/invoice.out" && /usr/bin/python3 - "$scratch/invoice.json" "$scratch/invoice.out" <<'END' || return
+import json, sys
+import jsonschema
+schema, value = (json.load(open(path)) for path in sys.argv[1:])
+jsonschema.Draft202012Validator(schema).validate(value)
+assert list(value) == list(schema["properties"]), value
+END
+    done
+}
+
 vectors() { # a line each: of arguments, of lines, in JSON
     printf 'one\n\ntwo\n' >"$scratch/lines"
     [ "$(ctl embed one two | awk '{ print NF }')" = $'256\n256' ] &&
@@ -202,7 +226,12 @@ else
 fi
 check "priorities" priorities
 check "constraints" constrained
+check "constraints of applications" structured
 check "a constraint that is wrong" says 1 'byte 1' ctl generate --regex 'a(b' Hello
+check "a schema that is wrong" says 1 "#/items/properties/a: the keyword 'not'" \
+    ctl generate --json-schema '{"items": {"properties": {"a": {"not": {}}}}}' Hello
+printf 'root ::= item\nitem ::= [a-\n' >"$scratch/wrong.gbnf"
+check "a grammar that is wrong" says 1 'line 2, column 10: the character set is not closed' ctl generate --grammar "$scratch/wrong.gbnf" Hello
 check "two constraints" says 2 'only one' ctl generate --regex a --grammar "$scratch/list.gbnf" Hello
 check "vectors" vectors
 check "an unknown pooling" says 2 'mean or last' ctl embed --pooling most Hello

@@ -1,7 +1,7 @@
 /*
  * libFuzzer: the parsers of constraints; the first byte says which. What is accepted is followed
- * for a while, tokens being bytes: a mask allows what may be pushed and nothing else, and there is
- * always a way on.
+ * for a while: a mask allows what may be pushed and nothing else, whatever was asked before, and
+ * there is always a way on. Tokens are bytes, the end, and some longer pieces.
  */
 #include "engine/grammar/grammar.h"
 #include "engine/grammar/match.h"
@@ -44,7 +44,31 @@ static bool is_end(const void *userdata, int32_t token) {
     return token == 256;
 }
 
-static AutomatonCache *bytes_cache(void) {
+static const char *const pieces[] = {
+    "ab",           "abc",
+    "abcd",         "abx",
+    "aba",          "abab",
+    "abb",          "abcx",
+    "abcabc",       "ab\"",
+    "b0",           "123",
+    "10",           "1.5",
+    "12",           "1e",
+    "{\"",          "\":",
+    "\",\"",        "\"}",
+    "true",         "null",
+    "\n  ",         ", ",
+    "[[",           "]]",
+    "\\u",          "\\\"",
+    "00",           "\xc3\xa9",
+    "\xe2\x82\xac", "\x82\xac",
+    "item",         "-1",
+    "2024",         ":[",
+    "x,y,",         "aaaaaaaaaaaaaaaa",
+};
+
+#define N_TOKENS (257 + ARRAY_SIZE(pieces))
+
+static AutomatonCache *make_cache(void) {
     static Vocab vocab;
     static AutomatonCache cache;
     char piece[8];
@@ -56,6 +80,8 @@ static AutomatonCache *bytes_cache(void) {
         fuzz_check(vocab_add(&vocab, piece, 6, 0, PIECE_BYTE, NULL) == 0);
     }
     fuzz_check(vocab_add(&vocab, "</s>", 4, 0, PIECE_CONTROL, NULL) == 0);
+    for (size_t i = 0; i < ARRAY_SIZE(pieces); i++)
+        fuzz_check(vocab_add(&vocab, pieces[i], strlen(pieces[i]), 0, PIECE_NORMAL, NULL) == 0);
     fuzz_check(vocab_finish(&vocab, "?", 1, NULL) == 0);
     automaton_cache_init(&cache, &vocab, is_end, NULL);
     return &cache;
@@ -65,32 +91,57 @@ static bool has_bit(const uint64_t *mask, unsigned i) {
     return mask && (mask[i / 64] >> (i % 64) & 1) != 0;
 }
 
-/* Some byte that is allowed; 256: none is. */
+/* Some byte or longer piece that is allowed; 256: none is. */
 static unsigned choose(const uint64_t *mask, unsigned random) {
-    for (unsigned i = 0; i < 256; i++)
-        if (has_bit(mask, (i + random) % 256))
-            return (i + random) % 256;
+    for (unsigned i = 0; i < N_TOKENS; i++) {
+        unsigned token = (i + random) % N_TOKENS;
+
+        if (token != 256 && has_bit(mask, token))
+            return token;
+    }
     return 256;
+}
+
+/* Whether a matcher that knows nothing takes the token after the text. */
+static bool takes(GkConstraint *c, const uint8_t *text, size_t n, unsigned token) {
+    static const struct matcher_options options;
+    AutomatonCache *cache = make_cache();
+    const uint8_t *bytes = vocab_surface(cache->vocab, token);
+    Matcher *m;
+    bool is_taken;
+
+    fuzz_check(matcher_new(&m, cache, c, &options) == 0);
+    fuzz_check(matcher_push(m, text, n) || n == 0);
+    is_taken = matcher_push(m, bytes, cache->vocab->pieces[token].n_surface);
+    (void)matcher_free(m);
+    return is_taken;
 }
 
 static void follow(GkConstraint *c, const uint8_t *bytes, size_t n) {
     static const struct matcher_options options;
+    AutomatonCache *cache = make_cache();
+    uint8_t text[STEPS_MAX * 16];
+    size_t n_text = 0;
     Matcher *m;
 
-    fuzz_check(matcher_new(&m, bytes_cache(), c, &options) == 0);
+    fuzz_check(matcher_new(&m, cache, c, &options) == 0);
     for (unsigned i = 0; i < STEPS_MAX; i++) {
+        unsigned random = bytes[i % n] + 7 * i, probe = random * 31 % N_TOKENS, next;
         const uint64_t *mask = matcher_mask(m);
-        unsigned next = choose(mask, bytes[i % n] + 7 * i);
-        uint8_t byte = (uint8_t)next;
 
         if (!mask)
             break;
+        next = choose(mask, random * 17);
         fuzz_check(has_bit(mask, 256) == matcher_is_accepting(m));
         fuzz_check((next == 256) == matcher_is_complete(m));
-        if (next == 256)
-            break;
-        if (!matcher_push(m, &byte, 1))
-            break; /* only where it took too much */
+        if (probe != 256)
+            fuzz_check(has_bit(mask, probe) == takes(c, text, n_text, probe));
+        if (next == 256 || !matcher_push(m, vocab_surface(cache->vocab, next),
+                                         cache->vocab->pieces[next].n_surface))
+            break; /* the end, or it took too much */
+        (void)memcpy(text + n_text, vocab_surface(cache->vocab, next),
+                     cache->vocab->pieces[next].n_surface);
+        n_text += cache->vocab->pieces[next].n_surface;
     }
     (void)matcher_free(m);
 }

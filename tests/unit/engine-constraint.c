@@ -359,6 +359,57 @@ static void check_refused(enum gk_constraint_kind kind, char *source, const char
     free(source);
 }
 
+/* BEGIN item0,item1,… END */
+static char *listed(const char *begin, const char *item, int n, const char *end) {
+    const char *number = strstr(item, "%d");
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+
+    assert(f && number);
+    (void)fputs(begin, f);
+    for (int i = 0; i < n; i++)
+        (void)fprintf(f, "%s%.*s%d%s", i > 0 ? "," : "", (int)(number - item), item, i, number + 2);
+    (void)fputs(end, f);
+    assert(fclose(f) == 0);
+    return text;
+}
+
+/* Forty definitions, each of which has the next one twice: a billion laughs. */
+static char *doubling(const char *key) {
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+
+    assert(f);
+    (void)fputs("{\"$ref\":\"#/$defs/d0\",\"$defs\":{\"d40\":{\"type\":\"object\"}", f);
+    for (int i = 0; i < 40; i++)
+        (void)fprintf(f,
+                      ",\"d%d\":{\"%s\":[{\"$ref\":\"#/$defs/d%d\"},{\"$ref\":\"#/$defs/d%d\"}]}",
+                      i, key, i + 1, i + 1);
+    (void)fputs("}}", f);
+    assert(fclose(f) == 0);
+    return text;
+}
+
+/* Large, and no more than that. */
+static void test_large_schemas_are_taken(void) {
+    static const char *const sources[][3] = {
+        {"{\"properties\":{", "\"name%d\":{\"type\":\"string\"}",
+         "},\"additionalProperties\":true}"},
+        {"{\"properties\":{", "\"name%d\":{\"maxLength\":10000}", "}}"},
+        {"{\"enum\":[", "\"value %d\"", "]}"},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(sources); i++) {
+        CLEANUP(freep) char *source = listed(sources[i][0], sources[i][1], 1000, sources[i][2]);
+        GkConstraint *c = compile(GK_CONSTRAINT_JSON_SCHEMA, source);
+
+        assert(gk_constraint_bytes(c) < (4u << 20));
+        (void)gk_constraint_unref(c);
+    }
+}
+
 static void test_too_much_is_refused(void) {
     char *closing;
 
@@ -381,6 +432,15 @@ static void test_too_much_is_refused(void) {
     check_refused(GK_CONSTRAINT_JSON_SCHEMA,
                   alloc_string("{\"properties\":{\"a~/b\":{\"patternProperties\":{}}}}"),
                   "'patternProperties'");
+    check_refused(GK_CONSTRAINT_JSON_SCHEMA, listed("{\"oneOf\":[", "{\"const\":%d}", 2000, "]}"),
+                  "comparisons");
+    check_refused(GK_CONSTRAINT_JSON_SCHEMA,
+                  listed("{\"allOf\":[", "{\"properties\":{\"p%d\":{}}}", 3000, "]}"),
+                  "hold together");
+    check_refused(GK_CONSTRAINT_JSON_SCHEMA, listed("{\"enum\":[", "\"v%d\"", 20001, "]}"),
+                  "unfolds to more");
+    check_refused(GK_CONSTRAINT_JSON_SCHEMA, doubling("allOf"), "each other");
+    check_refused(GK_CONSTRAINT_JSON_SCHEMA, doubling("oneOf"), "'oneOf'");
 }
 
 /* Rules that call each other more deeply than the maximum end all the same. */
@@ -679,6 +739,7 @@ int main(int argc, char **argv) {
         TEST(endings),
         TEST(banned_strings_and_constraint),
         {"too_much_is_refused", test_too_much_is_refused, 60},
+        TEST(large_schemas_are_taken),
         TEST(depth_has_an_end),
         TEST(long_chains_are_not_deep),
         {"ambiguity_is_bounded", test_ambiguity_is_bounded, 60},

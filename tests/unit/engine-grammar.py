@@ -4,6 +4,7 @@
 What is generated must be valid, and what is invalid must not be accepted. That something valid is
 not accepted is right only where grokctl(1) says so under CONSTRAINTS."""
 import json
+import pathlib
 import random
 import re
 import subprocess
@@ -436,6 +437,18 @@ def test_grammars(tool, _):
                           ("root ::= )", ["missing"]), ("root ::= [^\\x00-\\U0010ffff]", ["no text"])]:
         answer = tool.ask("grammar", source)
         assert all(word in answer.get("error", "") for word in words), (source, words, answer)
+
+
+def test_llama_cpp(tool, suite):
+    """Random grammars, on texts that it was asked about."""
+    n, n_accepted = 0, 0
+    with open(pathlib.Path(suite).parent.parent / "gbnf/llama-cpp.jsonl", encoding="utf-8") as lines:
+        for source, texts in map(json.loads, lines):
+            answer = tool.ask("grammar", source, [text for text, _ in texts])
+            assert answer.get("accepts") == [accepted for _, accepted in texts], (source, texts, answer)
+            n += len(texts)
+            n_accepted += sum(answer["accepts"])
+    assert n > 1500 and n_accepted > 300, (n, n_accepted)
 
 
 def main():
