@@ -414,6 +414,7 @@ int daemon_init(Daemon *d, const Config *config) {
         return -EINVAL;
     }
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file that is too large can't be written, that's all */
     r = uv_loop_init(&d->loop);
     if (r < 0) {
         log_error("can't make an event loop: %s", uv_strerror(r));

@@ -6,9 +6,12 @@
 #include "tests/util/test.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <xxhash.h>
 
 #define MODEL    "engine/demo/model-q8_0.gguf"
@@ -39,15 +42,16 @@ static GkEngine *open_demo(void) {
     return open_model(MODEL, GK_KV_F16, N_PAGES);
 }
 
+static const char *path_of(const char *name) {
+    return temp_path("state/%s", name);
+}
+
 static void begin(void) {
     (void)snprintf(directory, sizeof(directory), "%s", temp_path("state"));
     file = (struct gk_prefix_file){
         .directory = directory, .name = "demo.kv", .n_bytes_max = UINT64_MAX};
     error = (Error)ERROR_INIT;
-}
-
-static const char *path_of(const char *name) {
-    return temp_path("state/%s", name);
+    (void)unlink(path_of("demo.kv")); /* of the test before */
 }
 
 static uint64_t load(GkEngine *e) {
@@ -434,12 +438,86 @@ static void test_giving_up_changes_nothing(void) {
     e = gk_engine_close(e);
 }
 
+/* ---- when it goes wrong ---- */
+
+static void test_a_full_disk_changes_nothing(void) {
+    struct rlimit limit;
+    uint64_t n;
+    GkEngine *e;
+
+    begin();
+    make_file();
+    e = open_demo();
+    (void)ask(e, 7, N_PROMPT, 1, false);
+    assert(getrlimit(RLIMIT_FSIZE, &limit) == 0 && signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+    limit.rlim_cur = 3 * e->kv.page_bytes;
+    assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    assert(gk_prefixes_save(e, &file, &n, &error) == GK_E_FILE && n == 0 && error.text[0]);
+    assert(!is_there("demo.kv.new"));
+    prefix_clear(&e->prefixes);
+    assert(load(e) > 700);
+    e = gk_engine_close(e);
+}
+
+/* Saves again and again until it is killed, of two states in turn. */
+_Noreturn static void save_for_ever(int fd) {
+    GkEngine *e;
+
+    pool = NULL; /* its threads are our parent's */
+    e = open_demo();
+    for (int i = 0;; i++) {
+        prefix_clear(&e->prefixes);
+        (void)ask(e, i % 2, i % 2 ? 130 : N_PROMPT, 1, false);
+        (void)save(e);
+        if (i == 0)
+            assert(write(fd, "", 1) == 1);
+    }
+}
+
+/* What is there afterwards is whole. */
+static void test_killed_at_any_time(void) {
+    GkEngine *e;
+    int found[2] = {0};
+
+    begin();
+    e = open_demo();
+    for (unsigned i = 0; i < 30; i++) {
+        int fds[2], status;
+        uint64_t n;
+        pid_t child;
+        char ready;
+
+        assert(pipe(fds) == 0 && (child = fork()) >= 0);
+        if (child == 0)
+            save_for_ever(fds[1]);
+        assert(read(fds[0], &ready, 1) == 1);
+        (void)usleep(1000 * (i * 37 % 200));
+        assert(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
+        assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        (void)close(fds[0]);
+        (void)close(fds[1]);
+        n = load(e);
+        assert(n == 0 || n == N_PROMPT + N_OUTPUT - 1 || n == 130 + N_OUTPUT - 1);
+        found[0] += n > 200;
+        found[1] += n > 0 && n < 200;
+        prefix_clear(&e->prefixes);
+    }
+    (void)printf("# %d of one, %d of the other\n", found[0], found[1]);
+    assert(found[0] + found[1] > 10);
+    e = gk_engine_close(e);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(comes_back_as_it_was),      TEST(what_was_used_last_stays),
-        TEST(damage_is_refused),         TEST(contradictions_are_refused),
-        TEST(others_files_are_removed),  TEST(only_our_own_is_trusted),
+        TEST(comes_back_as_it_was),
+        TEST(what_was_used_last_stays),
+        TEST(damage_is_refused),
+        TEST(contradictions_are_refused),
+        TEST(others_files_are_removed),
+        TEST(only_our_own_is_trusted),
         TEST(giving_up_changes_nothing),
+        TEST(a_full_disk_changes_nothing),
+        {"killed_at_any_time", test_killed_at_any_time, 90},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
