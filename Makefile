@@ -40,7 +40,7 @@ unit_engine_TESTS := kern/check kern/tiles unit/engine-file unit/engine-file-hos
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
 unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-constraints unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
-e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/models e2e/prefix e2e/rpc e2e/sched e2e/speculation e2e/streams
+e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/load e2e/models e2e/prefix e2e/rpc e2e/sched e2e/speculation e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := grammar logits tokens bench/math bench/masks
 # One libFuzzer program each, see tests/fuzz/fuzz.h.
@@ -185,7 +185,9 @@ C_TESTS := $(unit_base_TESTS) $(unit_engine_TESTS) $(unit_proto_TESTS) $(unit_cl
            $(unit_daemon_TESTS) $(e2e_TESTS)
 util_OBJ := $(call obj,tests/util/test.c tests/util/temp.c tests/util/gguf-write.c)
 
-tests-build: $(call under,$(C_TESTS) $(tool_TESTS)) $(BUILD)/bench $(BUILD)/make-model
+e2e_UTIL := tests/e2e/util-daemon.c tests/e2e/util-ends.c tests/e2e/util-load.c
+
+tests-build: $(call under,$(C_TESTS) $(tool_TESTS)) $(BUILD)/bench $(BUILD)/make-model $(BUILD)/service
 
 $(call under,$(C_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(util_OBJ)
 $(call under,$(tool_TESTS)): $(BUILD)/tests/%: $(BUILD)/tests/%.o
@@ -198,7 +200,7 @@ $(call under,kern/check kern/tiles): $(BUILD)/tests/util/tiles.o
 $(call under,$(unit_proto_TESTS)): $(proto_OBJ)
 $(call under,$(unit_client_TESTS)): $(client_OBJ)
 $(call under,$(unit_daemon_TESTS)): $(daemon_OBJ)
-$(call under,$(e2e_TESTS)): $(BUILD)/tests/e2e/util-daemon.o $(base_OBJ) $(BUILD)/libgrokd.so
+$(call under,$(e2e_TESTS)): $(call obj,$(e2e_UTIL)) $(base_OBJ) $(BUILD)/libgrokd.so
 
 $(call under,$(unit_engine_TESTS) $(tool_TESTS)): test_LIBS := $(engine_LIBS)
 $(call under,$(unit_proto_TESTS) $(unit_client_TESTS)): test_LIBS := $(proto_LIBS)
@@ -217,8 +219,17 @@ $(BUILD)/bench $(BUILD)/make-model:
 	$(call say,LINK,$@)
 	$(link) $(engine_LIBS) $(LDLIBS)
 
+# What users are promised, measured with many clients at once.
+service_OBJ := $(call obj,tests/bench/service.c tests/bench/service-end.c tests/bench/service-load.c)
+$(BUILD)/service: $(service_OBJ) $(call obj,$(e2e_UTIL)) $(util_OBJ) $(base_OBJ) $(BUILD)/libgrokd.so
+	$(call say,LINK,$@)
+	$(link) -L$(BUILD) -lgrokd -Wl,-rpath,'$$ORIGIN' $(LDLIBS)
+
 bench: $(BUILD)/bench $(BUILD)/make-model
 	@GROKD_BUILD=$(BUILD) tests/bench/run
+
+bench-service: $(BUILD)/grokd $(BUILD)/service
+	@GROKD_BUILD=$(BUILD) $(BUILD)/service
 
 # The same tree again with ASan and UBSan, under $(BUILD)/asan.
 asan_MAKE  = $(MAKE) $(jobs) BUILD=$(BUILD)/asan SANITIZE=address,undefined
@@ -325,6 +336,7 @@ help:
 ## make asan        the tests under ASan and UBSan alone
 ## make fuzz        each parser under libFuzzer for FUZZ_SECONDS (60), needs clang
 ## make bench       speeds of random-weight models at real shapes, and their share of the machine's limits
+## make bench-service  what users are promised (200 streams, fair shares, endings, …), measured on the demo model
 ## make lint        layers, headers, formatting, clang-tidy, shellcheck, manual pages
 ## make format      clang-format every source file
 ## make install     to PREFIX (/usr/local) and SYSCONFDIR (/etc), below DESTDIR
@@ -335,7 +347,7 @@ clean:
 	rm -rf $(BUILD)
 
 .FORCE:
-.PHONY: all tests-build bench check test demo asan fuzz fuzz-build lint generated flags format install \
+.PHONY: all tests-build bench bench-service check test demo asan fuzz fuzz-build lint generated flags format install \
         uninstall help clean .FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:

@@ -6,8 +6,9 @@
  * ─────────────────────────────────▶┘
  *
  * Reading never stops because writing does: two peers that did so would wait for each other for
- * ever. What a peer must not do is let us queue without end; the codec has a limit for that, and a
- * write that makes no progress is given up after write_timeout.
+ * ever. It pauses, for a time, where a user's requests fail faster than FAILURES_PER_S (quota.c).
+ * What a peer must not do is let us queue without end; the codec has a limit for that, and a write
+ * that makes no progress is given up after write_timeout.
  *
  * Memory: bytes are read into the daemon's one buffer and fed at once; what is to be written stays
  * with the codec, of which at most WRITE_BYTES_MAX are copied for a write that the kernel did not
@@ -37,6 +38,8 @@
 #define CHECK_US 100000
 /* A refused connection may stay so long to hear it. */
 #define REFUSED_US 5000000
+/* Read at once from a user whose requests fail and fail, of which one may take a hundred bytes. */
+#define FAILING_READ_BYTES 4096
 
 static const char *const state_names[] = {
 #define X(name) #name,
@@ -262,9 +265,26 @@ static void on_cancel(void *userdata, uint64_t stream) {
     }
 }
 
+/* Others shall not wait for a flood of requests that come to nothing. */
+static void on_failure(void *userdata) {
+    Conn *c = userdata;
+    uint64_t until_us = 0;
+
+    if (c->account)
+        until_us = quota_note_failure(c->account->user, daemon_now_us(c->daemon));
+    if (until_us == 0 || c->held_us > 0 || c->state != CONN_OPEN)
+        return;
+    (void)uv_read_stop((uv_stream_t *)&c->pipe);
+    c->held_us = until_us;
+    daemon_wake_at(c->daemon, until_us);
+}
+
 static int start_codec(Conn *c) {
-    struct codec_env env = {
-        .userdata = c, .kind = on_kind, .on_request = on_request, .on_cancel = on_cancel};
+    struct codec_env env = {.userdata = c,
+                            .kind = on_kind,
+                            .on_request = on_request,
+                            .on_cancel = on_cancel,
+                            .on_failure = on_failure};
     const struct codec_ops *codec;
     Error error = ERROR_INIT;
     int r = sniff_codec(c->sniffed, c->n_sniffed, &codec, &error);
@@ -291,8 +311,11 @@ static int start_codec(Conn *c) {
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
     Conn *c = handle->data;
 
+    bool is_failing = c->account && quota_is_failing(c->account->user, daemon_now_us(c->daemon));
+
     (void)suggested;
-    *buf = uv_buf_init((char *)c->daemon->read_buffer, DAEMON_READ_BYTES);
+    *buf = uv_buf_init((char *)c->daemon->read_buffer,
+                       is_failing ? FAILING_READ_BYTES : DAEMON_READ_BYTES);
 }
 
 static int take_bytes(Conn *c, const uint8_t *bytes, size_t n) {
@@ -361,6 +384,11 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
 uint64_t conn_tick(Conn *c, uint64_t now_us) {
     if (c->state == CONN_CLOSING)
         return 0;
+    if (c->held_us > 0 && now_us >= c->held_us) {
+        c->held_us = 0;
+        if (c->state == CONN_OPEN)
+            (void)uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read);
+    }
     if (c->stall_us > 0 && now_us >= c->stall_us) {
         log_notice("connection of pid %d, uid %u: nothing was read for %llu s, closing it",
                    (int)c->pid, (unsigned)c->uid,
@@ -375,9 +403,7 @@ uint64_t conn_tick(Conn *c, uint64_t now_us) {
         }
         c->check_us = now_us + CHECK_US;
     }
-    if (c->stall_us > 0 && c->check_us > 0)
-        return MIN(c->stall_us, c->check_us);
-    return MAX(c->stall_us, c->check_us);
+    return daemon_earlier(c->held_us, daemon_earlier(c->stall_us, c->check_us));
 }
 
 /* ---- the beginning ---- */

@@ -44,6 +44,7 @@ typedef struct Conn {
     size_t n_charged;  /* of bytes: written and not taken, or come and not whole */
     uint64_t stall_us; /* when the write under way is given up; 0: none */
     uint64_t check_us; /* when to look whether a half-closed peer is still there; 0: never */
+    uint64_t held_us;  /* until when nothing is read from it; 0: it is */
 } Conn;
 
 /* Returns false where there is no memory to take the connection: it waits for another try. */

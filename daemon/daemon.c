@@ -51,10 +51,6 @@ void daemon_wake_at(Daemon *d, uint64_t at_us) {
     (void)uv_timer_start(&d->deadline, on_deadline, at_us > now ? (at_us - now) / 1000 + 1 : 0, 0);
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b) { /* 0: never */
-    return a == 0 || (b > 0 && b < a) ? b : a;
-}
-
 /* Ends those whose time is up, and lets those act whose turn it is. */
 static uint64_t tick_calls(Daemon *d, uint64_t now) {
     uint64_t next = 0;
@@ -71,7 +67,7 @@ static uint64_t tick_calls(Daemon *d, uint64_t now) {
             }
             if (call->tick_us > 0 && call->tick_us <= now)
                 call->method->on_tick(call, now);
-            next = earlier(next, earlier(call->deadline_us, call->tick_us));
+            next = daemon_earlier(next, daemon_earlier(call->deadline_us, call->tick_us));
         }
     return next;
 }
@@ -81,10 +77,10 @@ static void on_deadline(uv_timer_t *timer) {
     uint64_t now = daemon_now_us(d), next;
 
     d->deadline_us = 0;
-    next = earlier(tick_calls(d, now), room_tick(&d->models, now));
+    next = daemon_earlier(tick_calls(d, now), room_tick(&d->models, now));
     listener_retry(&d->listener);
     list_for_each_safe (node, &d->connections)
-        next = earlier(next, conn_tick(container_of(node, Conn, node), now));
+        next = daemon_earlier(next, conn_tick(container_of(node, Conn, node), now));
     if (next > 0)
         daemon_wake_at(d, next);
 }

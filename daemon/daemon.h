@@ -63,6 +63,10 @@ int daemon_init(Daemon *d, const Config *config);
 int daemon_run(Daemon *d);
 void daemon_deinit(Daemon *d);
 
+/* Of two times at which something is due; 0: never. */
+static inline uint64_t daemon_earlier(uint64_t a, uint64_t b) {
+    return a == 0 || (b > 0 && b < a) ? b : a;
+}
 uint64_t daemon_now_us(const Daemon *d);
 /* Something is due at this time. */
 void daemon_wake_at(Daemon *d, uint64_t at_us);

@@ -24,6 +24,13 @@
 /* What a speed is the mean of. */
 #define SPEED_US 5000000ull
 
+/* What a user's failing requests may take of the loop: so many a second for long, so many at once,
+ * and beyond these it waits, but not so long that its cancellations and disconnects are late. */
+#define FAILURES_PER_S   1000u
+#define FAILURES_AT_ONCE 512u
+#define FAILURE_US       (1000000u / FAILURES_PER_S)
+#define FAILURE_HOLD_US  100000u
+
 static const char *const words[] = {
 #define X(name, words, key) words,
     QUOTA_MAP(X)
@@ -408,4 +415,17 @@ double quota_prompt_speed(Account *a, uint64_t now_us) {
 
 double quota_generated_speed(Account *a, uint64_t now_us) {
     return window_speed(&a->generated, now_us);
+}
+
+uint64_t quota_note_failure(User *user, uint64_t now_us) {
+    uint64_t allowed = now_us + (uint64_t)FAILURES_AT_ONCE * FAILURE_US;
+
+    user->failures_us = MAX(user->failures_us, now_us) + FAILURE_US;
+    if (user->failures_us <= allowed)
+        return 0;
+    return now_us + MIN(user->failures_us - allowed, (uint64_t)FAILURE_HOLD_US);
+}
+
+bool quota_is_failing(const User *user, uint64_t now_us) {
+    return user->failures_us > now_us;
 }

@@ -53,6 +53,7 @@ typedef struct User {
     uint64_t used[_QUOTA_SLOTS];
     uint64_t n_spent; /* tokens in flight that the window has already, or won't have */
     struct quota_window window;
+    uint64_t failures_us; /* when its failures will be paid for, at the rate that is allowed */
     ListNode accounts;
     size_t n_accounts;
 } User;
@@ -104,6 +105,11 @@ void quota_spend(const Quota *q, Account *a, uint64_t n_prompt, uint64_t n_gener
 void quota_spare(Account *a, uint64_t n);
 /* Of those in flight that are given back now, so many were spent or spared. */
 void quota_settle(Account *a, uint64_t n_spent);
+/* Notes that a request of the user's failed. Returns until when no more of them should be read: who
+ * asks in vain without pause takes the loop's time from all others. 0: need not wait. */
+uint64_t quota_note_failure(User *user, uint64_t now_us);
+/* Has failed more often of late than it may for long. */
+bool quota_is_failing(const User *user, uint64_t now_us);
 /* Forgets accounts that have nothing any more. */
 void quota_sweep(Quota *q, uint64_t now_us);
 

@@ -43,6 +43,8 @@ struct codec_env {
     /* The call is over for the peer (it gave it up or broke its rules); the owner must not answer
      * it any more. */
     void (*on_cancel)(void *userdata, uint64_t stream);
+    /* A request was answered with a failure, the owner's or the codec's own. May be NULL. */
+    void (*on_failure)(void *userdata);
 };
 
 struct codec_ops {

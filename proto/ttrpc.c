@@ -135,6 +135,8 @@ static int put_detailed(Ttrpc *t, uint32_t id, int code, const char *sentence, c
     ProtobufCBinaryData detail = {.data = (uint8_t *)(uintptr_t)bytes, .len = n};
     char text[TTRPC_SENTENCE_BYTES_MAX];
 
+    if (t->env.on_failure)
+        t->env.on_failure(t->env.userdata);
     (void)snprintf(text, sizeof(text), "%s", sentence ? sentence : "");
     if (strlen(text) == sizeof(text) - 1) /* maybe cut inside a character */
         text[msg_utf8_length(text, strlen(text))] = 0;

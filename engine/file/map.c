@@ -62,10 +62,9 @@ static struct slot *slot_find(uintptr_t address, uintptr_t *ret_end) {
     for (size_t i = 0; i < n; i++) {
         struct slot *s = &slots[i];
         unsigned before = atomic_load_explicit(&s->sequence, memory_order_acquire);
-        uintptr_t start = atomic_load_explicit(&s->start, memory_order_relaxed);
-        uintptr_t end = atomic_load_explicit(&s->end, memory_order_relaxed);
+        uintptr_t start = atomic_load_explicit(&s->start, memory_order_acquire);
+        uintptr_t end = atomic_load_explicit(&s->end, memory_order_acquire);
 
-        atomic_thread_fence(memory_order_acquire);
         if (atomic_load_explicit(&s->sequence, memory_order_relaxed) != before || (before & 1))
             continue;
         if (address >= start && address < end) {
@@ -123,9 +122,8 @@ static void guard_install(void) {
 
 static void slot_write(struct slot *s, uintptr_t start, uintptr_t end) {
     (void)atomic_fetch_add_explicit(&s->sequence, 1, memory_order_relaxed);
-    atomic_thread_fence(memory_order_release);
-    atomic_store_explicit(&s->start, start, memory_order_relaxed);
-    atomic_store_explicit(&s->end, end, memory_order_relaxed);
+    atomic_store_explicit(&s->start, start, memory_order_release); /* who sees it sees the former */
+    atomic_store_explicit(&s->end, end, memory_order_release);
     atomic_store_explicit(&s->lost, false, memory_order_relaxed);
     (void)atomic_fetch_add_explicit(&s->sequence, 1, memory_order_release);
 }

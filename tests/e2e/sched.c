@@ -1,6 +1,6 @@
 /* Many users on one model: shares, priorities, the queue, refusals, and a storm of cancellations.
  * Needs root to become others. */
-#include "tests/e2e/util-daemon.h"
+#include "tests/e2e/util-load.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -35,29 +35,6 @@ static void start(TestDaemon *d, const char *text) {
     test_daemon_configure(d, config);
     test_daemon_spawn(d, options);
     test_daemon_await(d, "READY=1");
-}
-
-/* A request for n tokens, whatever they are; its parameters live until the next one. */
-static struct grokd_generate_request request_for(uint32_t n, int priority) {
-    struct grokd_generate_request request = test_long(n);
-
-    request.token_ids = true;
-    request.priority = priority;
-    return request;
-}
-
-/* A prompt of n tokens. */
-static struct grokd_generate_request prompt_of(size_t n) {
-    static int32_t tokens[4096];
-    struct grokd_generate_request request = request_for(4, GROKD_PRIORITY_UNSPECIFIED);
-
-    assert(n <= ARRAY_SIZE(tokens));
-    for (size_t i = 0; i < n; i++)
-        tokens[i] = 300 + (int32_t)(i * 7919 % 3000);
-    request.text = NULL;
-    request.tokens = tokens;
-    request.n_tokens = n;
-    return request;
 }
 
 /* ---- reading many calls at once ---- */
@@ -113,14 +90,14 @@ static void await_count(const atomic_uint *count, unsigned n) {
 /* ---- shares ---- */
 
 static void flood(const TestDaemon *d, TestUser *self) {
-    struct grokd_generate_request request = request_for(3900, GROKD_PRIORITY_UNSPECIFIED);
+    struct grokd_generate_request request = load_request(3900, GROKD_PRIORITY_UNSPECIFIED);
 
     (void)self;
     run_many(d, N_STREAMS, &request, &shared->n_alice, 1000000);
 }
 
 static void one_stream(const TestDaemon *d, TestUser *self) {
-    struct grokd_generate_request request = request_for(3900, GROKD_PRIORITY_UNSPECIFIED);
+    struct grokd_generate_request request = load_request(3900, GROKD_PRIORITY_UNSPECIFIED);
 
     (void)self;
     run_many(d, 1, &request, &shared->n_bob, 1500);
@@ -169,14 +146,14 @@ static void test_one_stream_beside_64(void) {
 /* ---- priorities ---- */
 
 static void batch(const TestDaemon *d, TestUser *self) {
-    struct grokd_generate_request request = request_for(1500, GROKD_PRIORITY_BATCH);
+    struct grokd_generate_request request = load_request(1500, GROKD_PRIORITY_BATCH);
 
     (void)self;
     run_many(d, 4, &request, &shared->n_bob, 6000);
 }
 
 static void normal(const TestDaemon *d, TestUser *self) {
-    struct grokd_generate_request request = request_for(500, GROKD_PRIORITY_NORMAL);
+    struct grokd_generate_request request = load_request(500, GROKD_PRIORITY_NORMAL);
     unsigned n_before, n_after;
 
     (void)self;
@@ -205,7 +182,7 @@ static void test_batch_yields(void) {
 /* One whose text is random, but always the same. */
 static struct grokd_generate_request seeded(uint32_t n, int priority,
                                             struct grokd_sampling *sampling) {
-    struct grokd_generate_request request = request_for(n, priority);
+    struct grokd_generate_request request = load_request(n, priority);
 
     *sampling = *request.sampling;
     sampling->has_temperature = sampling->has_seed = true;
@@ -253,7 +230,7 @@ static void suspend_batch(const char *config, uint32_t n) {
     assert(test_finish(call, &alone, NULL) == GROKD_OK);
     call = grokd_call_free(call);
     call = test_begin(client, &request);
-    other = request_for(n, GROKD_PRIORITY_NORMAL);
+    other = load_request(n, GROKD_PRIORITY_NORMAL);
     for (int i = 0; i < 3; i++) {
         CALL *ahead = NULL;
 
@@ -282,7 +259,7 @@ static void test_suspended_for_pages(void) {
 static void test_unknown_priority_is_refused(void) {
     TestDaemon d;
     CLIENT *client = NULL;
-    struct grokd_generate_request request = request_for(1, 7);
+    struct grokd_generate_request request = load_request(1, 7);
     struct grokd_error error = {0};
     CALL *call = NULL;
 
@@ -319,7 +296,7 @@ static unsigned read_places(grokd_call *call, uint32_t *ret_first, bool *ret_est
 static void test_places_in_the_queue_are_told(void) {
     TestDaemon d;
     CLIENT *client = NULL;
-    struct grokd_generate_request request = prompt_of(10); /* texts may overtake each other */
+    struct grokd_generate_request request = load_prompt(10, 0); /* texts may overtake each other */
     struct grokd_sampling sampling = *request.sampling;
     grokd_call *calls[10];
     uint32_t first[ARRAY_SIZE(calls)] = {0};
@@ -359,7 +336,7 @@ static void expect_hint(grokd_call *call, const char *key) {
 /* One runs, two of each user may wait, three of all. */
 static void ask_nine(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
-    struct grokd_generate_request request = request_for(2000, GROKD_PRIORITY_UNSPECIFIED);
+    struct grokd_generate_request request = load_request(2000, GROKD_PRIORITY_UNSPECIFIED);
     grokd_call *calls[9];
 
     (void)self;
@@ -375,7 +352,7 @@ static void ask_nine(const TestDaemon *d, TestUser *self) {
 
 static void ask_two(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
-    struct grokd_generate_request request = request_for(4, GROKD_PRIORITY_UNSPECIFIED);
+    struct grokd_generate_request request = load_request(4, GROKD_PRIORITY_UNSPECIFIED);
     CALL *waits = test_begin(client, &request);
     CALL *refused = test_begin(client, &request);
 
@@ -427,7 +404,7 @@ static void test_deadlines_in_queue_and_prefill(void) {
 
     start(&d, "[engine]\nmax_sequences = 1\n");
     client = test_connect(&d);
-    hopeless = prompt_of(4000);
+    hopeless = load_prompt(4000, 0);
     third = test_begin(client, &hopeless); /* its cost is learnt */
     assert(test_finish(third, NULL, NULL) == GROKD_OK);
     third = grokd_call_free(third);
@@ -438,12 +415,12 @@ static void test_deadlines_in_queue_and_prefill(void) {
     n_done = expect_late(third, &error);
     (void)printf("# %u of 3999 tokens, then: %s\n", n_done, error.text);
     assert(n_done < 1000);
-    running = request_for(3900, GROKD_PRIORITY_UNSPECIFIED);
+    running = load_request(3900, GROKD_PRIORITY_UNSPECIFIED);
     first = test_begin(client, &running);
     do
         assert(grokd_call_next(first, -1, &event, NULL) == GROKD_NEXT_EVENT);
     while (!event->chunk);
-    waiting = request_for(4, GROKD_PRIORITY_UNSPECIFIED);
+    waiting = load_request(4, GROKD_PRIORITY_UNSPECIFIED);
     waiting.timeout_ms = 100;
     second = test_begin(client, &waiting);
     assert(expect_late(second, &error) == 0);
@@ -456,47 +433,9 @@ static void test_deadlines_in_queue_and_prefill(void) {
 
 /* ---- a storm ---- */
 
-static unsigned random_below(unsigned n) {
-    return (unsigned)random() % n;
-}
-
-/* Begins a random request, and sees to it in one of many ways. */
-static void begin_and_end(const TestDaemon *d, grokd_client **client, grokd_call **call) {
-    struct grokd_generate_request request =
-        random_below(2) ? prompt_of(1 + random_below(400))
-                        : request_for(1 + random_below(100), (int)random_below(4));
-    const struct grokd_event *event;
-
-    if (*call && random_below(2))
-        grokd_call_cancel(*call);
-    if (*call && random_below(16) == 0)
-        (void)test_finish(*call, NULL, NULL);
-    *call = grokd_call_free(*call);
-    if (random_below(16) == 0) {
-        *client = grokd_client_free(*client);
-        *client = test_connect(d);
-    }
-    *call = test_begin(*client, &request);
-    (void)grokd_call_next(*call, (int)random_below(3) * 3, &event, NULL);
-}
-
 static void cancel_500(const TestDaemon *d, TestUser *self) {
-    grokd_client *clients[8];
-    grokd_call *calls[8] = {NULL};
-
     (void)self;
-    srandom((unsigned)getpid());
-    for (size_t i = 0; i < ARRAY_SIZE(clients); i++)
-        clients[i] = test_connect(d);
-    for (int i = 0; i < 500; i++) {
-        size_t k = random_below(ARRAY_SIZE(calls));
-
-        begin_and_end(d, &clients[k], &calls[k]);
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(clients); i++) {
-        clients[i] = grokd_client_free(clients[i]);
-        calls[i] = grokd_call_free(calls[i]);
-    }
+    load_storm(d, 500);
 }
 
 static void test_cancel_storm_leaves_nothing(void) {

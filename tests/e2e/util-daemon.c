@@ -256,6 +256,12 @@ void test_user_ready(TestUser *self) {
     assert(read(self->fd, &byte, 1) == 0);
 }
 
+bool test_user_is_wanted(TestUser *self, int ms) {
+    struct pollfd p = {.fd = self->fd, .events = POLLIN};
+
+    return poll(&p, 1, ms) == 0;
+}
+
 void test_user_await(TestUser *user) {
     char byte;
 
@@ -265,6 +271,7 @@ void test_user_await(TestUser *user) {
 void test_user_end(TestUser *user) {
     int status;
 
+    (void)shutdown(user->fd, SHUT_RDWR); /* users that were started later have it open, too */
     closep(&user->fd);
     assert(waitpid(user->pid, &status, 0) == user->pid && status == 0);
 }

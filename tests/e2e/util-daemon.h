@@ -56,6 +56,8 @@ typedef void (*test_user_run)(const TestDaemon *d, TestUser *self);
 TestUser test_user_start(const TestDaemon *d, uid_t uid, gid_t group, test_user_run run);
 /* In the process: ready; returns when it is to end. */
 void test_user_ready(TestUser *self);
+/* In the process: whether it is to go on, after at most `ms`. */
+bool test_user_is_wanted(TestUser *self, int ms);
 void test_user_await(TestUser *user);
 /* Tells it to end, waits, and asserts that all went well. */
 void test_user_end(TestUser *user);

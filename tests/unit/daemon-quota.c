@@ -51,6 +51,31 @@ static void test_limits_are_each_users_own(void) {
     quota_deinit(&q); /* asserts that nothing is charged */
 }
 
+static void test_failures_are_paid_for(void) {
+    static const uint64_t limits[_QUOTA_N] = {0};
+    uint64_t now = 1000000000, until = 0;
+    unsigned n = 0;
+    Account *a;
+
+    begin();
+    a = connect_user(1, limits);
+    assert(!quota_is_failing(a->user, now));
+    while (until == 0 && ++n < 10000) /* all at once: some hundred are free */
+        until = quota_note_failure(a->user, now);
+    assert(n > 100 && n < 1000 && until > now && quota_is_failing(a->user, now));
+    for (n = 0; now < 1010000000; n++) { /* for ten seconds, as fast as allowed */
+        until = quota_note_failure(a->user, now);
+        now = MAX(now, until);
+    }
+    assert(n > 5000 && n < 20000);
+    while (n-- > 0) /* who doesn't stop is held for a short time only */
+        until = quota_note_failure(a->user, now);
+    assert(until - now <= 200000);
+    assert(quota_note_failure(a->user, now + 60000000) == 0); /* and then forgiven */
+    quota_release(a, QUOTA_CONNECTIONS, 1);
+    quota_deinit(&q);
+}
+
 static void test_refused_users_leave_nothing(void) {
     static const uint64_t limits[_QUOTA_N] = {[QUOTA_CONNECTIONS] = 1};
     Account *a, *actor = NULL;
@@ -258,6 +283,7 @@ static void test_largest_limits_count(void) {
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(limits_are_each_users_own),
+        TEST(failures_are_paid_for),
         TEST(refused_users_leave_nothing),
         TEST(actors_leave_room_for_others),
         TEST(actors_are_bounded),

@@ -1,0 +1,167 @@
+/* Many clients of several users at once, good ones and bad ones. bench/service measures the same at
+ * full length. Needs root to become others. */
+#include "tests/e2e/util-ends.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ALICE 2001
+#define BOB   2002
+
+static void start(TestDaemon *d, const char *text) {
+    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
+    char config[1024];
+
+    test_daemon_init(d);
+    test_daemon_open(d);
+    (void)snprintf(config, sizeof(config), "[daemon]\nsocket_mode = 0666\n%s", text);
+    test_daemon_configure(d, config);
+    test_daemon_spawn(d, options);
+    test_daemon_await(d, "READY=1");
+}
+
+static void await_count(const atomic_ullong *count, unsigned long long n) {
+    while (atomic_load(count) < n)
+        (void)usleep(1000);
+}
+
+/* ---- a crowd ---- */
+
+static uint64_t resident_bytes(const TestDaemon *d) {
+    CLIENT *client = test_connect(d);
+    ANSWER grokd_status_response *status = NULL;
+
+    assert(grokd_status(client, &status, NULL) == GROKD_OK);
+    return status->resident_bytes;
+}
+
+/* Four users with fifty streams each, all of which run. The cache is small, so that soon all of it
+ * is in use; from then on no memory more is taken, with room for what sanitizers keep. */
+static void test_a_crowd_loses_nothing(void) {
+    struct load load = {.n_streams = 50, .n_tokens = 40, .n_tokens_least = 10};
+    struct load_seen *seen = load.seen = load_seen_new();
+    uint64_t warm, n_bytes;
+    TestUser users[4];
+    TestDaemon d;
+
+    start(&d, "[engine]\nmax_sequences = 200\nkv_memory = 24M\n");
+    for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+        users[i] = load_start(&d, ALICE + (uid_t)i, &load);
+    await_count(&seen->n_ended, 600);
+    warm = resident_bytes(&d);
+    await_count(&seen->n_ended, 1800);
+    n_bytes = resident_bytes(&d);
+    for (size_t i = 0; i < ARRAY_SIZE(users); i++)
+        test_user_end(&users[i]);
+    (void)printf("# %llu tokens; resident %llu KiB, then %llu KiB\n",
+                 (unsigned long long)atomic_load(&seen->n_tokens), (unsigned long long)warm / 1024,
+                 (unsigned long long)n_bytes / 1024);
+    assert(atomic_load(&seen->n_failed) == 0 && atomic_load(&seen->n_misplaced) == 0);
+    assert(n_bytes < warm + (16 << 20));
+    test_daemon_stop(&d);
+    load_seen_free(seen);
+}
+
+/* ---- bad clients ---- */
+
+/* Asks without pause for more than it may have: its refusals come no faster than the daemon lets
+ * them, and others' requests are served. */
+static void test_a_flood_is_held_back(void) {
+    struct load flood = {.n_streams = 200,
+                         .n_tokens = 100,
+                         .n_tokens_least = 100,
+                         .may_be_refused = true},
+                good = {.n_streams = 8, .n_tokens = 50, .n_tokens_least = 50};
+    struct load_seen *bad_seen = flood.seen = load_seen_new(), *seen = good.seen = load_seen_new();
+    int64_t begun = load_now_us();
+    TestUser alice, bob;
+    TestDaemon d;
+    double s;
+
+    start(&d, "[limits]\nmax_user_requests = 16\n");
+    alice = load_start(&d, ALICE, &flood);
+    await_count(&bad_seen->n_refused, 1000);
+    bob = load_start(&d, BOB, &good);
+    await_count(&seen->n_ended, 40);
+    test_user_end(&bob);
+    s = (double)(load_now_us() - begun) / 1e6;
+    (void)printf("# %llu refusals in %.1f s\n",
+                 (unsigned long long)atomic_load(&bad_seen->n_refused), s);
+    assert((double)atomic_load(&bad_seen->n_refused) < 2000 + 1500 * s);
+    assert(atomic_load(&seen->n_failed) == 0 && atomic_load(&seen->n_misplaced) == 0);
+    assert(atomic_load(&bad_seen->n_failed) == 0 && atomic_load(&bad_seen->n_ended) > 0);
+    test_user_end(&alice);
+    test_daemon_stop(&d);
+    load_seen_free(bad_seen);
+    load_seen_free(seen);
+}
+
+/* Has all of its streams computed and takes none of them: others have theirs. */
+static void test_who_never_reads_is_alone(void) {
+    struct load silent = {.n_streams = 100,
+                          .n_tokens = 3900,
+                          .n_tokens_least = 3900,
+                          .never_reads = true},
+                good = {.n_streams = 8, .n_tokens = 50, .n_tokens_least = 50};
+    struct load_seen *seen = silent.seen = good.seen = load_seen_new();
+    TestUser alice, bob;
+    TestDaemon d;
+
+    start(&d, "");
+    alice = load_start(&d, ALICE, &silent);
+    test_await_running(&d, 100);
+    bob = load_start(&d, BOB, &good);
+    await_count(&seen->n_ended, 40);
+    test_user_end(&bob);
+    assert(atomic_load(&seen->n_failed) == 0 && atomic_load(&seen->n_misplaced) == 0);
+    test_user_end(&alice);
+    test_daemon_stop(&d);
+    load_seen_free(seen);
+}
+
+/* ---- endings ---- */
+
+static enum ends_stage stage;
+
+static void end_all(const TestDaemon *d, TestUser *self) {
+    (void)self;
+    for (enum ends_way way = 0; way < _ENDS_WAYS; way++) {
+        struct ends_seen seen = ends_try(d, stage, way, 0);
+
+        (void)printf("# %s, %s: %llu steps, %llu us\n", ends_stage_name(stage), ends_way_name(way),
+                     (unsigned long long)seen.n_steps, (unsigned long long)seen.us);
+    }
+}
+
+static void test_every_way_to_end_at_every_stage(void) {
+    for (stage = 0; stage < _ENDS_STAGES; stage++) {
+        TestUser bob = {.fd = -1};
+        struct load other;
+        TestDaemon d;
+
+        start(&d, ENDS_CONFIG);
+        if (ends_other_user(stage, &other)) {
+            other.seen = load_seen_new();
+            bob = load_start(&d, BOB, &other);
+        }
+        test_as(&d, ALICE, 0, end_all);
+        if (bob.fd >= 0) {
+            test_user_end(&bob);
+            assert(atomic_load(&other.seen->n_failed) == 0);
+            load_seen_free(other.seen);
+        }
+        test_daemon_stop(&d);
+    }
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        {"a_crowd_loses_nothing", test_a_crowd_loses_nothing, 60},
+        {"a_flood_is_held_back", test_a_flood_is_held_back, 60},
+        {"who_never_reads_is_alone", test_who_never_reads_is_alone, 60},
+        {"every_way_to_end_at_every_stage", test_every_way_to_end_at_every_stage, 60},
+    };
+    return test_main(tests, ARRAY_SIZE(tests), argc, argv);
+}
