@@ -140,8 +140,24 @@ static void put_inner(const GkEngine *e, enum act_kind kind, uint32_t slot, uint
                  kern_act_sums(&part, 0), n / block * n_sums * sizeof(int16_t));
 }
 
+/* Where the weights of a task begin: one of n_tiles(n_out, tile) for each expert. NULL: there is no
+ * such task, or nothing to do in it. */
+static const uint8_t *task_weights(const GkEngine *e, const struct layer *l, enum expert_part part,
+                                   uint32_t n_out, uint32_t tile, size_t i_task) {
+    uint32_t per_expert = n_tiles(n_out, tile);
+    size_t i_expert = i_task / per_expert, begin = i_task % per_expert * tile;
+    const struct weight *w;
+
+    if (i_expert >= n_experts(e) ||
+        e->scratch.expert_begin[i_expert] == e->scratch.expert_begin[i_expert + 1])
+        return NULL;
+    w = expert_weight(l, (uint32_t)i_expert, part);
+    return w->data + begin * w->row_bytes;
+}
+
 static void mul_tile(const GkEngine *e, const struct weight *w, uint32_t begin, uint32_t n,
-                     const uint32_t *rows, uint32_t n_rows, float *tile, void *scratch) {
+                     const uint32_t *rows, uint32_t n_rows, float *tile, const uint8_t *next,
+                     void *scratch) {
     engine_mul(e, w, begin,
                &(struct kern_mul){.n_out = n,
                                   .x = &e->scratch.x[kern_types[w->type].act],
@@ -149,10 +165,12 @@ static void mul_tile(const GkEngine *e, const struct weight *w, uint32_t begin, 
                                   .n_rows = n_rows,
                                   .y = tile,
                                   .y_stride = TILE_FF,
+                                  .next = next,
                                   .scratch = scratch});
 }
 
-void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch) {
+void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
+                    void *scratch) {
     uint32_t per_expert = n_tiles(e->shape.n_ff, TILE_FF),
              i_expert = (uint32_t)(i_task / per_expert);
     uint32_t begin = (uint32_t)(i_task % per_expert) * TILE_FF,
@@ -167,8 +185,10 @@ void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, voi
         uint32_t n_rows = MIN(slot_end - slot, (uint32_t)TILE_ROWS);
         const uint32_t *rows = e->scratch.slot_row + slot;
 
-        mul_tile(e, expert_weight(l, i_expert, EXPERT_GATE), begin, n, rows, n_rows, gate, scratch);
-        mul_tile(e, expert_weight(l, i_expert, EXPERT_UP), begin, n, rows, n_rows, up, scratch);
+        mul_tile(e, expert_weight(l, i_expert, EXPERT_GATE), begin, n, rows, n_rows, gate,
+                 task_weights(e, l, EXPERT_UP, e->shape.n_ff, TILE_FF, i_task), scratch);
+        mul_tile(e, expert_weight(l, i_expert, EXPERT_UP), begin, n, rows, n_rows, up,
+                 task_weights(e, l, EXPERT_GATE, e->shape.n_ff, TILE_FF, i_next), scratch);
         for (uint32_t i = 0; i < n_rows; i++) {
             float *g = gate + (size_t)i * TILE_FF, *u = up + (size_t)i * TILE_FF;
 
@@ -181,7 +201,8 @@ void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, voi
     }
 }
 
-void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch) {
+void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
+                   void *scratch) {
     uint32_t per_expert = n_tiles(e->shape.n_embd, TILE_OUT),
              i_expert = (uint32_t)(i_task / per_expert);
     uint32_t begin = (uint32_t)(i_task % per_expert) * TILE_OUT;
@@ -193,14 +214,15 @@ void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, void
     if (slot == slot_end)
         return;
     x.data += slot * x.stride;
-    engine_mul(
-        e, w, begin,
-        &(struct kern_mul){.n_out = MIN(e->shape.n_embd - begin, (uint32_t)TILE_OUT),
-                           .x = &x,
-                           .n_rows = slot_end - slot,
-                           .y = e->scratch.expert_out + (size_t)slot * e->shape.n_embd + begin,
-                           .y_stride = e->shape.n_embd,
-                           .scratch = scratch});
+    engine_mul(e, w, begin,
+               &(struct kern_mul){
+                   .n_out = MIN(e->shape.n_embd - begin, (uint32_t)TILE_OUT),
+                   .x = &x,
+                   .n_rows = slot_end - slot,
+                   .y = e->scratch.expert_out + (size_t)slot * e->shape.n_embd + begin,
+                   .y_stride = e->shape.n_embd,
+                   .next = task_weights(e, l, EXPERT_DOWN, e->shape.n_embd, TILE_OUT, i_next),
+                   .scratch = scratch});
 }
 
 void moe_combine(const GkEngine *e, uint32_t i_row) {

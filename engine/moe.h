@@ -13,11 +13,14 @@ void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *s
 void moe_sort(const GkEngine *e, uint32_t n_rows);
 
 /* The feed-forward blocks as tasks, first (expert, TILE_FF features) of activation(gate)·up, then
- * (expert, TILE_OUT outputs) of down. Tasks of an expert that no row chose do nothing. */
+ * (expert, TILE_OUT outputs) of down. Tasks of an expert that no row chose do nothing. i_next is
+ * the task that comes after, or one that isn't there. */
 struct task_part moe_inner_tasks(const GkEngine *e);
-void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch);
+void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
+                    void *scratch);
 struct task_part moe_down_tasks(const GkEngine *e);
-void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, void *scratch);
+void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
+                   void *scratch);
 
 /* Row i's branch: Σ gate · expert's output, in rank order. */
 void moe_combine(const GkEngine *e, uint32_t i_row);

@@ -31,6 +31,8 @@ struct member {
     unsigned node, n_nodes; /* where it is */
     void *scratch;          /* its own memory, THREAD_SCRATCH_BYTES */
     unsigned i_draw;        /* which of f->draws is next; the same on every member */
+    size_t upcoming;        /* the task after the one at hand: its weights are fetched meanwhile; or
+                               TASKS_END */
 };
 
 static void barrier(const struct member *m) {
@@ -61,13 +63,20 @@ static size_t next_task(const struct member *m, const struct task_list *list, un
     return i < tasks_count(list) ? i : TASKS_END;
 }
 
-/* Draws tasks until none is left, then waits for all: after it, every result can be read. */
+/* Draws tasks until none is left, then waits for all: after it, every result can be read. The next
+ * one is drawn before one begins, but for the last ones, which are for whoever is free. */
 static void each_task(struct member *m, const struct task_list *list, task_fn *task,
                       const void *what) {
+    size_t n_early = tasks_count(list) - MIN(tasks_count(list), 2 * (size_t)m->n);
     unsigned turn = 0;
 
-    for (size_t i; (i = next_task(m, list, &turn)) != TASKS_END;)
+    for (size_t i = next_task(m, list, &turn); i != TASKS_END;) {
+        bool is_early = i < n_early;
+
+        m->upcoming = is_early ? next_task(m, list, &turn) : TASKS_END;
         task(m, what, i);
+        i = is_early ? m->upcoming : next_task(m, list, &turn);
+    }
     m->i_draw = 1 - m->i_draw;
     /* The other list was drained before the last barrier: it can be made ready for the next round.
      */
@@ -126,9 +135,18 @@ static void add_bias(float *y, size_t stride, size_t n_rows, const float *bias, 
             y[i * stride + j] += bias[j];
 }
 
+static size_t n_blocks(const struct weight *w) {
+    return (w->n_out + TILE_OUT - 1) / TILE_OUT;
+}
+
+/* Where a block of TILE_OUT features begins; NULL: the weight has none of that number. */
+static const uint8_t *block_data(const struct weight *w, size_t i_block) {
+    return i_block < n_blocks(w) ? w->data + i_block * TILE_OUT * w->row_bytes : NULL;
+}
+
 /* Features [begin, begin + TILE_OUT) of w · x for all rows, with a bias where there is one. */
 static void mul_block(const struct member *m, const struct weight *w, size_t i_block,
-                      const struct kern_acts *x, const float *bias, float *y) {
+                      const struct kern_acts *x, const float *bias, float *y, const uint8_t *next) {
     uint32_t begin = (uint32_t)i_block * TILE_OUT, n = MIN(w->n_out - begin, (uint32_t)TILE_OUT);
 
     engine_mul(m->e, w, begin,
@@ -137,6 +155,7 @@ static void mul_block(const struct member *m, const struct weight *w, size_t i_b
                                   .n_rows = m->f->n_rows,
                                   .y = y + begin,
                                   .y_stride = w->n_out,
+                                  .next = next,
                                   .scratch = m->scratch});
     add_bias(y + begin, w->n_out, m->f->n_rows, bias ? bias + begin : NULL, n);
 }
@@ -147,7 +166,8 @@ static void mul_block(const struct member *m, const struct weight *w, size_t i_b
  * error of 8-bit activations came in here: without this, or for the queries and keys alone, some of
  * them are beyond the limits. It costs a twentieth of the products.
  */
-static void add_rest(const struct member *m, const struct weight *w, size_t i_block, float *y) {
+static void add_rest(const struct member *m, const struct weight *w, size_t i_block, float *y,
+                     const uint8_t *next) {
     float *tile = (float *)(void *)((uint8_t *)m->scratch + THREAD_TILES_OFFSET);
     uint32_t begin = (uint32_t)i_block * TILE_OUT, n = MIN(w->n_out - begin, (uint32_t)TILE_OUT);
     uint32_t n_fit = 2 * TILE_FF * TILE_ROWS / TILE_OUT;
@@ -164,6 +184,7 @@ static void add_rest(const struct member *m, const struct weight *w, size_t i_bl
                                       .n_rows = n_rows,
                                       .y = tile,
                                       .y_stride = TILE_OUT,
+                                      .next = next,
                                       .scratch = m->scratch});
         for (uint32_t i = 0; i < n_rows; i++)
             m->e->kern->add_scaled(y + (size_t)(first + i) * w->n_out + begin,
@@ -172,27 +193,26 @@ static void add_rest(const struct member *m, const struct weight *w, size_t i_bl
     }
 }
 
-static void mul_fine(const struct member *m, const struct weight *w, size_t i_block,
-                     const float *bias, float *y) {
-    mul_block(m, w, i_block, m->s->x, bias, y);
-    add_rest(m, w, i_block, y);
-}
-
-static size_t n_blocks(const struct weight *w) {
-    return (w->n_out + TILE_OUT - 1) / TILE_OUT;
-}
-
 /* Queries, keys and values are one list of tasks. */
+static const struct weight *qkv_weight(const struct layer *l, size_t *i) {
+    if (*i < n_blocks(&l->q))
+        return &l->q;
+    *i -= n_blocks(&l->q);
+    if (*i < n_blocks(&l->k))
+        return &l->k;
+    *i -= n_blocks(&l->k);
+    return &l->v;
+}
+
 static void qkv_task(struct member *m, const void *layer, size_t i) {
     const struct layer *l = layer;
-    size_t n_q = n_blocks(&l->q), n_k = n_blocks(&l->k);
+    size_t i_next = m->upcoming;
+    const struct weight *w = qkv_weight(l, &i), *w_next = qkv_weight(l, &i_next);
+    const float *bias = w == &l->q ? l->q_bias : w == &l->k ? l->k_bias : l->v_bias;
+    float *y = w == &l->q ? m->s->q : w == &l->k ? m->s->k : m->s->v;
 
-    if (i < n_q)
-        mul_fine(m, &l->q, i, l->q_bias, m->s->q);
-    else if (i < n_q + n_k)
-        mul_fine(m, &l->k, i - n_q, l->k_bias, m->s->k);
-    else
-        mul_fine(m, &l->v, i - n_q - n_k, l->v_bias, m->s->v);
+    mul_block(m, w, i, m->s->x, bias, y, NULL);
+    add_rest(m, w, i, y, block_data(w_next, i_next));
 }
 
 static void attend_task(struct member *m, const void *layer, size_t i) {
@@ -206,17 +226,17 @@ static void attend_task(struct member *m, const void *layer, size_t i) {
 
 static void attn_out_task(struct member *m, const void *layer, size_t i) {
     const struct layer *l = layer;
-    mul_block(m, &l->o, i, m->s->heads, NULL, m->s->branch);
+    mul_block(m, &l->o, i, m->s->heads, NULL, m->s->branch, block_data(&l->o, m->upcoming));
 }
 
 static void inner_task(struct member *m, const void *layer, size_t i) {
     const struct layer *l = layer;
-    moe_inner_task(m->e, l, i, m->scratch);
+    moe_inner_task(m->e, l, i, m->upcoming, m->scratch);
 }
 
 static void down_task(struct member *m, const void *layer, size_t i) {
     const struct layer *l = layer;
-    moe_down_task(m->e, l, i, m->scratch);
+    moe_down_task(m->e, l, i, m->upcoming, m->scratch);
 }
 
 /* ---- a layer ---- */
@@ -338,6 +358,7 @@ static void head_task(struct member *m, const void *group, size_t i) {
                                   .n_rows = g->n,
                                   .y = m->s->logits + begin,
                                   .y_stride = w->n_out,
+                                  .next = block_data(w, m->upcoming),
                                   .scratch = m->scratch});
 }
 

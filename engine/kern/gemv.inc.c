@@ -12,12 +12,6 @@
 #define GEMV_OUT  VI_LANES
 #define GEMV_ROWS 4 /* rows that share one reading of the weights */
 
-/* What the next outputs want, from byte `at` of that run on. */
-static ALWAYS_INLINE void prefetch_next(const struct kern_mul *m, uint32_t out, size_t at,
-                                        size_t n) {
-    prefetch_run(m->w + (size_t)(out + GEMV_OUT) * m->row_bytes + at, n);
-}
-
 /* Rows [first, first + n_rows) of the product, for GEMV_OUT outputs from `out` on, of which n are
  * there.
  */
@@ -26,8 +20,15 @@ struct gemv {
     const int8_t *a[GEMV_ROWS];
     const float *d[GEMV_ROWS];
     const int16_t *sums[GEMV_ROWS];
+    const uint8_t *next; /* what the next outputs want, a run of memory; or NULL */
     uint32_t first, out, n;
 };
+
+/* n bytes from byte `at` of that run on. */
+static ALWAYS_INLINE void prefetch_next(const struct gemv *g, size_t at, size_t n) {
+    if (g->next)
+        prefetch_run(g->next + at, n);
+}
 
 /* Block b of output o; outputs past the last repeat it. */
 static ALWAYS_INLINE const uint8_t *gemv_block(const struct gemv *g, size_t block_bytes, uint32_t o,
@@ -47,7 +48,7 @@ static ALWAYS_INLINE void gemv_super(const struct gemv *g, struct wide_format f,
         struct wide_super w;
         vi scale[ARRAY_SIZE(w.q)];
 
-        prefetch_next(g->m, g->out, ((size_t)b * GEMV_OUT + o) * f.block_bytes, f.block_bytes);
+        prefetch_next(g, ((size_t)b * GEMV_OUT + o) * f.block_bytes, f.block_bytes);
         f.super(gemv_block(g, f.block_bytes, o, b), &w);
         wd[o] = w.d;
         wm[o] = w.dmin;
@@ -89,7 +90,7 @@ static ALWAYS_INLINE void gemv_plain(const struct gemv *g, struct wide_format f,
         __m256i blocks[VI_BLOCKS];
         vi q;
 
-        prefetch_next(g->m, g->out, ((size_t)b * GEMV_OUT + o * VI_BLOCKS) * f.block_bytes,
+        prefetch_next(g, ((size_t)b * GEMV_OUT + o * VI_BLOCKS) * f.block_bytes,
                       VI_BLOCKS * f.block_bytes);
         for (int h = 0; h < VI_BLOCKS; h++) {
             struct wide_plain w = {0};
@@ -136,6 +137,8 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct wide_format
         vf y[GEMV_ROWS];
 
         g.n = m->n_out - g.out < GEMV_OUT ? m->n_out - g.out : GEMV_OUT;
+        g.next = g.out + GEMV_OUT < m->n_out ? m->w + (size_t)(g.out + GEMV_OUT) * m->row_bytes
+                                             : m->next;
         for (int i = 0; i < n_rows; i++)
             y[i] = vf_set1(0);
         for (uint32_t b = 0; b < n_blocks; b += n_step) {

@@ -7,7 +7,7 @@
 #define PANEL_ROWS 6
 #define PANEL_VECS 2
 /* From so many rows on, unpacking a panel costs less than reading weights again (measured). */
-#define PANEL_ROWS_MIN 5
+#define PANEL_ROWS_MIN 3
 
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {

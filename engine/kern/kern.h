@@ -80,7 +80,8 @@ struct kern_mul {
     uint32_t n_rows;           /* any number >= 1: one is decode, many is prefill */
     float *y;                  /* y[i * y_stride + o] */
     size_t y_stride;
-    void *scratch; /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
+    const uint8_t *next; /* weights that will be wanted after these, fetched meanwhile; or NULL */
+    void *scratch;       /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
 };
 #define KERN_SCRATCH_BYTES  (512 * 1024)
 

@@ -190,14 +190,16 @@ static ALWAYS_INLINE void amx_fold_super(const struct amx_work *t, struct wide_f
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
     for (int i = first; i < AMX_ROWS; i++) {
-        vi sum[PANEL_VECS];
+        vi sum[PANEL_VECS], mins[PANEL_ROWS][PANEL_VECS];
 
         for (int v = 0; v < PANEL_VECS; v++) {
             sum[v] = vi_load(t->sums[0][v][i]);
             sum[v] = is_one_byte(f) ? vi_sub(vi_set1(0), sum[v])
                                     : vi_add(sum[v], vi_sll(vi_load(t->sums[1][v][i]), 8));
         }
-        fold_super(p, f, r, i, sum, wd, wm);
+        if (f.has_min)
+            dot_mins(p, f, r, i, 1, mins);
+        fold_super(f, r, i, sum, mins[0], wd, wm);
     }
 }
 
@@ -265,6 +267,8 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct wide_format 
 
         r->act = work->act + at;
         r->y = work->y + at;
+        for (int i = 0; i < 24; i++) /* as often as three groups of rows would */
+            fetch_some(r);
         a = amx_acts(t, r, f.super ? PANEL_K : (size_t)n_blocks * QUANT_BLOCK, &stride);
         if (f.super) {
             amx_sum_super(t, f, a, stride);

@@ -18,10 +18,9 @@
 
 #include <stddef.h>
 
-#define PANEL_OUT    (PANEL_VECS * VI_LANES)
-#define PANEL_K      256
-#define PANEL_STEPS  (PANEL_K / 4)
-#define PANELS_AHEAD 2 /* how far ahead weights are fetched (measured) */
+#define PANEL_OUT   (PANEL_VECS * VI_LANES)
+#define PANEL_K     256
+#define PANEL_STEPS (PANEL_K / 4)
 
 struct weight_panel {
     vi w[PANEL_STEPS][PANEL_VECS];
@@ -41,7 +40,26 @@ struct panel_rows {
     const uint8_t *const *act; // (PANEL_ROWS) their activations
     size_t a, d, sums;         /* bytes from there to this panel's values, scales and sums */
     float (*y)[PANEL_OUT];     // (PANEL_ROWS)
+    /* The weights of the next outputs, one run of memory, are fetched a little with each sub-block:
+     * all at once they would wait for each other, and the products for them. */
+    const uint8_t *fetch, *fetch_end;
+    size_t n_fetch; /* bytes for each sub-block */
 };
+
+/* How many of a panel's n bytes are fetched with each sub-block of a group of rows: whole lines, so
+ * that where there are many rows the first of them fetch all. */
+static ALWAYS_INLINE size_t fetch_bytes(struct wide_format f, uint32_t n_rows, size_t n) {
+    size_t n_groups = (n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
+
+    return (n / ((f.super ? (size_t)f.n_sub : 8) * n_groups) + 63) / 64 * 64;
+}
+
+static ALWAYS_INLINE void fetch_some(struct panel_rows *r) {
+    if (r->fetch < r->fetch_end) {
+        prefetch_run(r->fetch, r->n_fetch);
+        r->fetch += r->n_fetch;
+    }
+}
 
 static inline const int8_t *row_values(const struct panel_rows *r, int i) {
     return (const int8_t *)(r->act[i] + r->a);
@@ -119,7 +137,7 @@ static ALWAYS_INLINE void fold_plain(const struct weight_panel *p, struct wide_f
 }
 
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_format f,
-                                     const struct panel_rows *r, int n_rows, int n_blocks) {
+                                     struct panel_rows *r, int n_rows, int n_blocks) {
     vf y[PANEL_ROWS][PANEL_VECS];
     vi dot[PANEL_ROWS][PANEL_VECS];
 
@@ -129,6 +147,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
+        fetch_some(r);
         dot_steps(p, f, 8 * b, 8, r, n_rows, b, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
@@ -142,31 +161,46 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
 }
 
 /* The super-block of row i likewise, with the scale and the scale of the mins of each output. */
-static ALWAYS_INLINE void fold_super(const struct weight_panel *p, struct wide_format f,
-                                     const struct panel_rows *r, int i, const vi sum[PANEL_VECS],
+static ALWAYS_INLINE void fold_super(struct wide_format f, const struct panel_rows *r, int i,
+                                     const vi sum[PANEL_VECS], const vi mins[PANEL_VECS],
                                      const vf wd[PANEL_VECS], const vf wm[PANEL_VECS]) {
     vf d = vf_set1(row_scales(r, i)[0]);
-    const int16_t *sums = row_sums(r, i) + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
 
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++) {
         float *at = r->y[i] + v * VI_LANES;
         vf y = vf_fma(vf_mul(wd[v], d), vf_from(sum[v]), vf_load(at));
 
-        if (f.has_min) {
-            vi mins = vi_set1(0);
-
-#pragma GCC unroll 8
-            for (int j = 0; j < f.n_sub / 2; j++)
-                mins = vi_dot2(mins, p->min[j][v], broadcast_bytes(sums + 2 * j));
-            y = vf_fnma(vf_mul(wm[v], d), vf_from(mins), y);
-        }
+        if (f.has_min)
+            y = vf_fnma(vf_mul(wm[v], d), vf_from(mins[v]), y);
         vf_store(at, y);
     }
 }
 
+/* Σ min·sum of a super-block for rows [first, first + n_rows): side by side, as one alone would
+ * wait for itself. */
+static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct wide_format f,
+                                   const struct panel_rows *r, int first, int n_rows,
+                                   vi mins[PANEL_ROWS][PANEL_VECS]) {
+#pragma GCC unroll 6
+    for (int i = 0; i < n_rows; i++)
+        for (int v = 0; v < PANEL_VECS; v++)
+            mins[i][v] = vi_set1(0);
+#pragma GCC unroll 8
+    for (int j = 0; j < f.n_sub / 2; j++)
+#pragma GCC unroll 6
+        for (int i = 0; i < n_rows; i++) {
+            const int16_t *sums = row_sums(r, first + i) + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
+            vi pair = broadcast_bytes(sums + 2 * j);
+
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++)
+                mins[i][v] = vi_dot2(mins[i][v], p->min[j][v], pair);
+        }
+}
+
 static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_format f,
-                                     const struct panel_rows *r, int n_rows) {
+                                     struct panel_rows *r, int n_rows) {
     vi sum[PANEL_ROWS][PANEL_VECS], dot[PANEL_ROWS][PANEL_VECS];
     vf wd[PANEL_VECS], wm[PANEL_VECS];
     int n_steps = PANEL_STEPS / f.n_sub;
@@ -176,6 +210,7 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_set1(0);
     for (int s = 0; s < f.n_sub; s++) {
+        fetch_some(r);
         /* Formats with an offset have sub-blocks of 16, as the sums have. */
         dot_steps(p, f, n_steps * s, n_steps, r, n_rows, s, dot);
 #pragma GCC unroll 6
@@ -184,13 +219,15 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
                 sum[i][v] = vi_add(sum[i][v], vi_mul(dot[i][v], p->scale[s][v]));
         }
     }
+    if (f.has_min)
+        dot_mins(p, f, r, 0, n_rows, dot);
     for (int v = 0; v < PANEL_VECS; v++) {
         wd[v] = vf_load(p->d[0] + v * VI_LANES);
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
-        fold_super(p, f, r, i, sum[i], wd, wm);
+        fold_super(f, r, i, sum[i], dot[i], wd, wm);
 }
 
 /* ---- unpacking ---- */
@@ -206,20 +243,15 @@ static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t fi
     return m->w + (size_t)(out < m->n_out ? out : m->n_out - 1) * m->row_bytes;
 }
 
-/* `ahead` is where the panel begins that will be wanted some time later: fetched meanwhile. */
 static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern_mul *m,
                                        struct wide_format f, unpack_panel_fn *unpack,
-                                       uint32_t first_out, uint32_t first_block, int n_blocks,
-                                       const uint8_t *ahead) {
+                                       uint32_t first_out, uint32_t first_block, int n_blocks) {
     const uint8_t *blocks[VI_LANES];
 
     for (int v = 0; v < PANEL_VECS; v++) {
-        for (uint32_t lane = 0; lane < VI_LANES; lane++) {
+        for (uint32_t lane = 0; lane < VI_LANES; lane++)
             blocks[lane] = panel_weights(m, first_out, (uint32_t)v * VI_LANES + lane) +
                            first_block * f.block_bytes;
-            prefetch_run(ahead + ((size_t)v * VI_LANES + lane) * m->row_bytes,
-                         (size_t)n_blocks * f.block_bytes);
-        }
         for (int b = 0; b < n_blocks; b++) {
             unpack(p, blocks, v, b);
             for (uint32_t lane = 0; lane < VI_LANES; lane++)
@@ -257,7 +289,7 @@ static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
 
 /* All rows of a group, their number made a constant. */
 static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format f,
-                               const struct panel_rows *r, uint32_t n_rows, int n_blocks) {
+                               struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     switch (n_rows) {
 #define TILE(n)                                                                                    \
     if (f.super)                                                                                   \
@@ -297,16 +329,6 @@ static ALWAYS_INLINE void panel_share(struct panel_work *work, struct wide_forma
     }
 }
 
-/* Where the weights are that come PANELS_AHEAD panels after this one: at most a few rows past the
- * product's, which are those of the next one. */
-static ALWAYS_INLINE const uint8_t *panel_ahead(const struct kern_mul *m, struct wide_format f,
-                                                uint32_t block, uint32_t out, uint32_t k) {
-    uint32_t n_panels = (m->x->k + PANEL_K - 1) / PANEL_K, i = k / PANEL_K + PANELS_AHEAD;
-
-    return m->w + (out + (size_t)(i / n_panels) * PANEL_OUT) * m->row_bytes +
-           (size_t)(i % n_panels) * (PANEL_K / block) * f.block_bytes;
-}
-
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
                                     unpack_panel_fn *unpack, panel_share_fn *share) {
     uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, n_sums = f.super ? KERN_SUPER_SUMS : 1;
@@ -315,10 +337,17 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
     size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
 
     for (uint32_t row = 0, n_rows; row < m->n_rows; row += n_rows) {
+        size_t n_fetch;
+
         n_rows = next_group(m->n_rows - row, PANEL_Y_ROWS);
+        n_fetch = fetch_bytes(f, n_rows, (size_t)PANEL_OUT * f.block_bytes * (PANEL_K / block));
         for (uint32_t i = 0; i < n_rows; i++)
             work->act[i] = m->x->data + (m->rows ? m->rows[row + i] : row + i) * m->x->stride;
         for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
+            const uint8_t *next = out + PANEL_OUT < m->n_out
+                                      ? m->w + (size_t)(out + PANEL_OUT) * m->row_bytes
+                                      : m->next;
+
             (void)memset(work->y, 0, n_rows * sizeof(work->y[0]));
             for (uint32_t k = 0; k < m->x->k; k += PANEL_K) {
                 uint32_t n_k = m->x->k - k < PANEL_K ? m->x->k - k : PANEL_K;
@@ -327,10 +356,14 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
                                        .a = k,
                                        .d = d_at + k / block * sizeof(float),
                                        .sums = sums_at + k / block * n_sums * sizeof(int16_t),
-                                       .y = work->y};
+                                       .y = work->y,
+                                       .n_fetch = n_fetch};
 
-                unpack_panel(&work->panel, m, f, unpack, out, k / block, n_blocks,
-                             panel_ahead(m, f, block, out, k));
+                if (next) {
+                    r.fetch = next + (size_t)k / block * f.block_bytes * PANEL_OUT;
+                    r.fetch_end = r.fetch + (size_t)n_blocks * f.block_bytes * PANEL_OUT;
+                }
+                unpack_panel(&work->panel, m, f, unpack, out, k / block, n_blocks);
                 share(work, f, &r, n_rows, n_blocks);
             }
             store_panel(m, work, out, row, n_rows);
