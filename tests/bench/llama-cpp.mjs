@@ -26,10 +26,12 @@ await sequence.evaluateWithoutGeneratingNewTokens(prompt.slice(0, 8)); // pages 
 await sequence.clearHistory();
 const prefill = await tokens_per_second(n_prefill, () => sequence.evaluateWithoutGeneratingNewTokens(prompt));
 await sequence.clearHistory();
-await sequence.evaluateWithoutGeneratingNewTokens(prompt.slice(0, 8));
+// A generator that is asked for tokens: the other call leaves the output head out.
+const tokens = sequence.evaluate(prompt.slice(0, 8), {temperature: 0, yieldEogToken: true});
+await tokens.next();
 const decode = await tokens_per_second(n_decode, async () => {
     for (let i = 0; i < n_decode; i++)
-        await sequence.evaluateWithoutGeneratingNewTokens([300 + i]);
+        await tokens.next();
 });
 console.log(JSON.stringify({prefill, decode}));
 process.exit(0);
