@@ -85,7 +85,7 @@ static ALWAYS_INLINE bool is_one_byte(struct wide_format f) {
 /* q − offset, as signed bytes. */
 static ALWAYS_INLINE void amx_weights_plain(struct weight_panel *p, struct wide_format f,
                                             int n_blocks) {
-    const vi offset = vi_set1(f.offset * 0x01010101);
+    const vi offset = vi_set1((int32_t)((uint32_t)f.offset * 0x01010101));
 
     for (int t = 0; f.offset && t < 8 * n_blocks; t++)
         for (int v = 0; v < PANEL_VECS; v++)
