@@ -45,7 +45,7 @@ static const struct {
      "{\"item\": \"Atlas\", \"count\": 1, \"tags\": [\"used\", \"rare\"]}], \"date\": "
      "\"2024-02-29\"}"},
     {"short strings", GK_CONSTRAINT_JSON_SCHEMA,
-     "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":60}}",
+     "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":80}}",
      "[\"Once upon a midnight dreary, while I pondered, weak and weary\", \"Over many a quaint "
      "and curious volume of forgotten lore\"]"},
     {"regex", GK_CONSTRAINT_REGEX, "[a-z]+@[a-z]+\\.com", "wanderingphilosopher@thinking.com"},
