@@ -138,6 +138,8 @@ static bool on_read(void *userdata, uint64_t n_bytes) {
     struct reading *all = r->reading;
     uint64_t n_done = atomic_fetch_add(&all->n_done, n_bytes) + n_bytes;
 
+    if (atomic_load(&all->is_given_up))
+        return false;
     if (r->node == 0 && all->on_progress && !all->on_progress(all->userdata, n_done, all->n_total))
         atomic_store(&all->is_given_up, true);
     return !atomic_load(&all->is_given_up);
@@ -166,9 +168,12 @@ static void read_node(void *reading, unsigned i_node) {
         if (!read_part(&r, i))
             break;
     atomic_fetch_sub(&r.reading->n_readers, 1);
-    while (i_node == 0 && atomic_load(&r.reading->n_readers) > 0) {
+    while (i_node == 0) {
+        bool all_ended = atomic_load(&r.reading->n_readers) == 0; /* what they read is counted */
+
+        if (!on_read(&r, 0) || all_ended)
+            break;
         (void)nanosleep(&(struct timespec){.tv_nsec = POLL_NS}, NULL);
-        (void)on_read(&r, 0);
     }
 }
 
