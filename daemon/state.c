@@ -55,6 +55,7 @@ static bool begin(struct work *w, Model *m, bool may_give_up) {
     w->file = (struct gk_prefix_file){.directory = c->prefix_state,
                                       .name = w->name,
                                       .n_bytes_max = c->prefix_state_bytes_max,
+                                      .may_share = c->prefix_shared,
                                       .go_on = go_on,
                                       .userdata = w};
     return true;

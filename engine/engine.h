@@ -318,6 +318,8 @@ struct gk_prefix_file {
     const char *directory; /* made where it is missing; must be ours alone: owner, mode 0700 */
     const char *name;      /* of the file in it */
     uint64_t n_bytes_max;  /* of a file that is written: the oldest pages are left out */
+    bool may_share;        /* share_prefix is granted: a file of when it was not, or the other way
+                              round, is not for us */
     bool (*go_on)(void *userdata); /* asked after every page; may be NULL; false: -ECANCELED */
     void *userdata;
 };

@@ -51,10 +51,12 @@ static void hash_file(XXH3_state_t *state, const ModelFile *f) {
     }
 }
 
-/* Of all that keys and values depend on, beside the tokens. */
-static int make_fingerprint(const GkEngine *e, struct prefix_fingerprint *ret, Error *reterr) {
+/* Of all that keys and values depend on, beside the tokens, and of who may see them. */
+static int make_fingerprint(const GkEngine *e, bool may_share, struct prefix_fingerprint *ret,
+                            Error *reterr) {
     static const char program[] = GROKD_VERSION;
-    uint64_t facts[] = {PREFIX_FILE_VERSION, e->kv.type, e->kv.page_bytes, e->exact_floats};
+    uint64_t facts[] = {PREFIX_FILE_VERSION, e->kv.type, e->kv.page_bytes, e->exact_floats,
+                        may_share};
     XXH3_state_t *state = XXH3_createState();
     XXH128_hash_t hash;
 
@@ -187,7 +189,8 @@ static int read_head(struct loader *l, Error *reterr) {
         return r;
     if (h.magic != PREFIX_FILE_MAGIC || h.fingerprint.low != l->fingerprint.low ||
         h.fingerprint.high != l->fingerprint.high || h.record_bytes != record_bytes(l->engine))
-        return error_set(reterr, GK_E_FILE, "it is of another model, kv_type or version of grokd");
+        return error_set(reterr, GK_E_FILE,
+                         "it is of another model, configuration or version of grokd");
     if (h.checksum != head_checksum(&h, &l->fingerprint))
         return error_set(reterr, GK_E_FILE, "its head is damaged");
     if (fstat(l->fd, &status) < 0 || !checked_mul(h.n_records, h.record_bytes, &n_bytes) ||
@@ -264,7 +267,7 @@ static int load(struct loader *l, int directory_fd, Error *reterr) {
     if ((r = check_own(l->fd, false, reterr)) != 0)
         return r;
     (void)posix_fadvise(l->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-    if ((r = make_fingerprint(l->engine, &l->fingerprint, reterr)) != 0 ||
+    if ((r = make_fingerprint(l->engine, l->file->may_share, &l->fingerprint, reterr)) != 0 ||
         (r = read_head(l, reterr)) != 0 || (r = read_records(l, reterr)) != 0)
         prefix_clear(&l->engine->prefixes);
     if (r == GK_E_FILE)
@@ -406,7 +409,7 @@ int gk_prefixes_save(GkEngine *e, const struct gk_prefix_file *file, uint64_t *r
     r = choose(&s, reterr);
     if (r == 0 && s.n == 0)
         (void)unlinkat(directory_fd, file->name, 0);
-    else if (r == 0 && (r = make_fingerprint(e, &s.fingerprint, reterr)) == 0)
+    else if (r == 0 && (r = make_fingerprint(e, file->may_share, &s.fingerprint, reterr)) == 0)
         r = save(&s, directory_fd, reterr);
     if (r != 0)
         error_prefix(reterr, "%s/%s", file->directory, file->name);

@@ -346,7 +346,7 @@ static void copy_model(const char *to) {
     assert(system(command) == 0);
 }
 
-/* Another model, another kv_type, the same model written anew. */
+/* Another model, another kv_type, the same model written anew; of when it was everyone's. */
 static void test_others_files_are_removed(void) {
     const char *copy = temp_path("copy.gguf");
     uint64_t n;
@@ -361,6 +361,12 @@ static void test_others_files_are_removed(void) {
     make_file();
     e = open_model("tests/golden/grok/model-q8_0.gguf", GK_KV_F16, N_PAGES);
     assert(gk_prefixes_load(e, &file, &n, &error) == GK_E_FILE && !is_there("demo.kv"));
+    e = gk_engine_close(e);
+    make_file();
+    e = open_demo();
+    file.may_share = true;
+    assert(gk_prefixes_load(e, &file, &n, &error) == GK_E_FILE && !is_there("demo.kv"));
+    file.may_share = false;
     e = gk_engine_close(e);
     make_file();
     copy_model(copy);
