@@ -18,6 +18,8 @@
 
 #include "base/macro.h"
 
+#include <float.h>
+
 /* In one step. */
 #define ROWS_MAX 64u
 /* A gain that is less may be noise. */
@@ -50,12 +52,11 @@ static SchedEntry *find_likeliest(const struct drafts_step *step) {
 static uint32_t find_best(const Cost *cost, const struct drafts_step *step,
                           SchedEntry **ret_added) {
     uint32_t n = (uint32_t)step->n, n_added = 0, n_best = 0;
-    double plain_us = cost_of_decoding(cost, n), us = plain_us, us_max = step->us_max;
+    double plain_us = cost_of_decoding(cost, n), us = plain_us;
+    double us_max = step->n > 1 ? (1 + OTHERS_SHARE) * plain_us : DBL_MAX;
     double n_tokens = n, best = GAIN_MIN * n / plain_us;
     SchedEntry *e;
 
-    if (step->n > 1)
-        us_max = MIN(us_max, (1 + OTHERS_SHARE) * plain_us);
     while (n_added < MIN(step->n_rows_max, ROWS_MAX) && (e = find_likeliest(step))) {
         ret_added[n_added++] = e;
         if (cost_is_known(cost, n + n_added))

@@ -18,7 +18,6 @@ struct drafts_step {
     SchedEntry **entries; /* (n) one row each */
     size_t n;
     uint32_t n_rows_max; /* that may be added */
-    double us_max;       /* of the whole step */
 };
 
 /* Gives entries rows for their drafts where that makes tokens come faster. Returns how many. */

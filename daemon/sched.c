@@ -579,8 +579,7 @@ static void rotate(Sched *s, uint64_t now_us) {
 static void speculate(Sched *s, const struct step *step) {
     struct drafts_step plain = {.entries = s->planned,
                                 .n = s->n_planned,
-                                .n_rows_max = s->options.n_rows_max - s->n_decode_rows,
-                                .us_max = step->us_max};
+                                .n_rows_max = s->options.n_rows_max - s->n_decode_rows};
 
     if (s->n_planned == 0 || s->n_prompt_rows > 0 || s->n_decode_rows < step->n_decoding)
         return;
