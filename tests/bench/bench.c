@@ -3,10 +3,11 @@
  *
  * Prefill: tokens a second from an empty cache to the first sampled token. Decode: tokens a second
  * of one sequence after so many positions of context. Batch: tokens a second of B sequences that
- * decode together. Each figure is the median of --repeat runs. The roofs are measured first
- * (roof.h); the share of a decode is bytes that had to be read against the read bandwidth, that of
- * a prefill the multiply-adds against the int8 peak, and that of a batch is taken against whichever
- * binds.
+ * decode together. Drafts: tokens a second of one sequence with up to K drafted rows in each step,
+ * without asking whether they pay, and without. Each figure is the median of --repeat runs. The
+ * roofs are measured first (roof.h); the share of a decode is bytes that had to be read against the
+ * read bandwidth, that of a prefill the multiply-adds against the int8 peak, and that of a batch is
+ * taken against whichever binds.
  */
 #include "base/alloc.h"
 #include "base/macro.h"
@@ -32,7 +33,7 @@ struct list {
 struct arguments {
     const char *model, *isa;
     unsigned n_threads, n_repeat;
-    struct list prefill, context, batch;
+    struct list prefill, context, batch, speculate;
     uint32_t n_decode, n_rows_max;
     enum gk_kv_type kv_type;
     bool json;
@@ -45,7 +46,9 @@ struct bench {
     const struct gk_model_info *info;
     struct roofs roofs;
     double load_seconds;
-    uint32_t n_done; /* seeds the prompts, so that no two runs have the same tokens */
+    uint32_t n_done;   /* seeds the prompts, so that no two runs have the same tokens */
+    uint32_t n_period; /* after so many tokens they repeat themselves */
+    float temperature;
 };
 
 static double now(void) {
@@ -122,10 +125,13 @@ static GkSeq *make_sequence(struct bench *b, uint32_t n_prompt, uint32_t n_gener
         die("out of memory", NULL);
     /* The router sees something new each time: a fixed stride through the vocabulary, moved on. */
     for (uint32_t i = 0; i < n_prompt; i++)
-        tokens[i] = (int32_t)((i * 7919ull + b->n_done * 104729ull + 13) % b->info->n_vocab);
+        tokens[i] =
+            (int32_t)((i % b->n_period * 7919ull + b->n_done * 104729ull + 13) % b->info->n_vocab);
     b->n_done++;
     params.n_tokens_max = n_generate;
     params.ignore_eos = true;
+    params.temperature = b->temperature;
+    params.speculate = true;
     if (gk_seq_new(&seq, b->engine, tokens, n_prompt, &params, &error) != 0)
         die("can't make a sequence", &error);
     return seq;
@@ -178,6 +184,102 @@ static double run_decode(struct bench *b, uint32_t n_seqs, uint32_t context, uin
     for (uint32_t i = 0; i < n_seqs; i++)
         (void)gk_seq_free(seqs[i]);
     return (double)n_seqs * n / seconds;
+}
+
+/* ---- drafts ---- */
+
+#define DRAFT_PROMPT     64
+#define DRAFT_TOKENS_MAX 4096
+
+/* What is drafted in a text: the tokens that came without drafts, or what the engine finds. */
+static const struct draft_text {
+    const char *name;
+    bool is_known;
+    uint32_t n_period;
+    float temperature;
+} draft_texts[] = {
+    {"known", true, UINT32_MAX, 1},
+    {"repeating", false, 8, 0},
+    {"other", false, UINT32_MAX, 1},
+};
+
+struct draft_run {
+    int32_t tokens[DRAFT_TOKENS_MAX + GK_DRAFT_MAX];
+    uint32_t n, n_drafted, n_accepted;
+    double seconds;
+};
+
+/* k 0: without drafts. */
+static void draft_step(struct bench *b, GkSeq *seq, uint32_t k, const struct draft_run *known,
+                       struct draft_run *run) {
+    struct gk_plan_row row = {.seq = seq, .n_rows = (uint32_t)gk_seq_n_pending(seq)};
+    struct gk_result result;
+    size_t n_drafts = known ? gk_seq_set_draft(seq, known->tokens + run->n, known->n - run->n)
+                            : gk_seq_draft(seq);
+
+    n_drafts = MIN(n_drafts, (size_t)k);
+    row.n_rows += (uint32_t)n_drafts;
+    if (gk_step(b->engine, &(struct gk_plan){.rows = &row, .n = 1}, &result) != 0)
+        die("the model file failed", NULL);
+    run->n_drafted += (uint32_t)n_drafts;
+    run->n_accepted += (uint32_t)result.n_more;
+    do
+        run->tokens[run->n++] = result.token;
+    while (gk_seq_next_result(seq, &result));
+}
+
+static void run_drafts(struct bench *b, uint32_t k, const struct draft_run *known,
+                       struct draft_run *ret) {
+    uint32_t n = b->arguments->n_decode;
+    CLEANUP(gk_seq_freep) GkSeq *seq = make_sequence(b, DRAFT_PROMPT, n + GK_DRAFT_MAX + 1);
+    double begin;
+
+    ret->n = ret->n_drafted = ret->n_accepted = 0;
+    while (gk_seq_n_pending(seq) > 1)
+        step(b, &seq, 1);
+    begin = now();
+    while (ret->n < n)
+        draft_step(b, seq, k, known, ret);
+    ret->seconds = now() - begin;
+}
+
+/* The same text without and with drafts, as often as all is repeated. */
+static void bench_draft(struct bench *b, json_t *rows, uint32_t k, const struct draft_text *text) {
+    static struct draft_run plain, drafted;
+    double without[REPEAT_MAX], with[REPEAT_MAX];
+    unsigned n_repeat = b->arguments->n_repeat;
+
+    b->n_period = text->n_period;
+    b->temperature = text->temperature;
+    for (unsigned r = 0; r < n_repeat; r++) {
+        run_drafts(b, 0, NULL, &plain);
+        b->n_done--; /* the same again */
+        run_drafts(b, k, text->is_known ? &plain : NULL, &drafted);
+        if (memcmp(plain.tokens, drafted.tokens, b->arguments->n_decode * sizeof(int32_t)) != 0)
+            die("drafts changed the text", NULL);
+        without[r] = plain.n / plain.seconds;
+        with[r] = drafted.n / drafted.seconds;
+    }
+    json_array_append_new(rows, json_pack("{s:I, s:s, s:f, s:f, s:I, s:I}", "drafts", (json_int_t)k,
+                                          "text", text->name, "plain_tokens_per_second",
+                                          median(without, n_repeat), "tokens_per_second",
+                                          median(with, n_repeat), "drafted_tokens",
+                                          (json_int_t)drafted.n_drafted, "accepted_tokens",
+                                          (json_int_t)drafted.n_accepted));
+    if (!b->arguments->json)
+        (void)printf("  drafts %2u, %-9s  %9.2f tokens/s   without %9.2f   %u of %u right\n", k,
+                     text->name, median(with, n_repeat), median(without, n_repeat),
+                     drafted.n_accepted, drafted.n_drafted);
+    (void)fflush(stdout);
+}
+
+static json_t *bench_drafts(struct bench *b) {
+    json_t *rows = json_array();
+
+    for (size_t i = 0; b->arguments->n_decode > 0 && i < b->arguments->speculate.n; i++)
+        for (size_t j = 0; j < ARRAY_SIZE(draft_texts); j++)
+            bench_draft(b, rows, b->arguments->speculate.values[i], &draft_texts[j]);
+    return rows;
 }
 
 static uint64_t resident_bytes(const char *which) {
@@ -266,7 +368,7 @@ static void print_head(const struct bench *b) {
 }
 
 static int run(struct bench *b) {
-    json_t *prefill, *decode, *batch, *all;
+    json_t *prefill, *decode, *batch, *drafts, *all;
     int r = 0;
 
     if (!b->arguments->json)
@@ -274,15 +376,17 @@ static int run(struct bench *b) {
     prefill = bench_prefill(b);
     decode = bench_decode(b);
     batch = bench_batch(b);
+    drafts = bench_drafts(b);
     all = json_pack(
-        "{s:s, s:s, s:s, s:{s:i, s:f, s:f, s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I, s:I}}", "model",
-        b->arguments->model, "weight_types", b->info->weight_types, "instruction_set", b->info->isa,
-        "roofs", "threads", (int)b->roofs.n_threads, "read_bytes_per_second",
+        "{s:s, s:s, s:s, s:{s:i, s:f, s:f, s:f}, s:f, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I}}",
+        "model", b->arguments->model, "weight_types", b->info->weight_types, "instruction_set",
+        b->info->isa, "roofs", "threads", (int)b->roofs.n_threads, "read_bytes_per_second",
         b->roofs.read_bytes_per_second, "int8_ops_per_second", b->roofs.int8_ops_per_second,
         "f32_ops_per_second", b->roofs.f32_ops_per_second, "load_seconds", b->load_seconds,
-        "prefill", prefill, "decode", decode, "batch", batch, "memory", "file_bytes",
-        (json_int_t)b->info->n_file_bytes, "resident_bytes", (json_int_t)resident_bytes("VmRSS:"),
-        "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon:"));
+        "prefill", prefill, "decode", decode, "batch", batch, "drafts", drafts, "memory",
+        "file_bytes", (json_int_t)b->info->n_file_bytes, "resident_bytes",
+        (json_int_t)resident_bytes("VmRSS:"), "resident_anonymous_bytes",
+        (json_int_t)resident_bytes("RssAnon:"));
     if (b->arguments->json) {
         r = json_dumpf(all, stdout, JSON_COMPACT);
         (void)putchar('\n');
@@ -306,6 +410,9 @@ static const char usage_text[] =
     "  --decode N            generate so many tokens (16); 0: don't\n"
     "  --context N,...       after so many positions (0)\n"
     "  --batch N,...         for so many sequences together, at most 256 (none)\n"
+    "  --speculate K,...     of one sequence with up to K drafted tokens a step, and without, for "
+    "a\n"
+    "                        text that is known, one that repeats itself, and another (none)\n"
     "  --repeat N            runs of each, of which the median is given (3)\n"
     "  --rows N              rows of one step at most (512)\n"
     "  --isa NAME            kernels of this tier, and roofs of its instructions: generic, avx2,\n"
@@ -351,6 +458,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *a) {
         {"rows", required_argument, NULL, 'R'},
         {"isa", required_argument, NULL, 'i'},
         {"kv", required_argument, NULL, 'k'},
+        {"speculate", required_argument, NULL, 's'},
         {"json", no_argument, NULL, 'j'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -389,6 +497,9 @@ static int parse_arguments(int argc, char **argv, struct arguments *a) {
         case 'k':
             r = parse_kv(optarg, &a->kv_type);
             break;
+        case 's':
+            r = parse_list(optarg, &a->speculate);
+            break;
         case 'j':
             a->json = true;
             break;
@@ -402,6 +513,8 @@ static int parse_arguments(int argc, char **argv, struct arguments *a) {
     }
     for (size_t i = 0; i < a->batch.n; i++)
         r |= a->batch.values[i] == 0 || a->batch.values[i] > 256 ? -1 : 0;
+    for (size_t i = 0; i < a->speculate.n; i++)
+        r |= a->n_decode > DRAFT_TOKENS_MAX || a->speculate.values[i] > GK_DRAFT_MAX ? -1 : 0;
     return r != 0 || !a->model || optind != argc || a->n_repeat == 0 || a->n_repeat > REPEAT_MAX
                ? -1
                : 0;
@@ -414,6 +527,8 @@ static uint32_t positions_needed(const struct arguments *a) {
         most = MAX(most, (uint64_t)a->prefill.values[i] + 64);
     for (size_t i = 0; i < a->context.n; i++)
         most = MAX(most, (uint64_t)a->context.values[i] + a->n_decode + 64);
+    if (a->speculate.n > 0)
+        most = MAX(most, (uint64_t)DRAFT_PROMPT + a->n_decode + GK_DRAFT_MAX + 64);
     for (size_t i = 0; i < a->batch.n; i++) {
         one = (8 + MAX(a->n_decode, 4u) + 2 + 63) / 64 * 64;
         most = MAX(most, one * a->batch.values[i]);
@@ -424,7 +539,7 @@ static uint32_t positions_needed(const struct arguments *a) {
 int main(int argc, char **argv) {
     struct arguments a = {
         .n_repeat = 3, .n_decode = 16, .prefill = {{512}, 1}, .context = {{0}, 1}};
-    struct bench b = {.arguments = &a};
+    struct bench b = {.arguments = &a, .n_period = UINT32_MAX};
     struct gk_options options;
     Error error = ERROR_INIT;
     int r;
