@@ -19,6 +19,7 @@
 static uint64_t random_state;
 
 static uint32_t random_below(uint32_t n) {
+    assert(n > 0);
     random_state ^= random_state << 13;
     random_state ^= random_state >> 7;
     random_state ^= random_state << 17;
