@@ -39,7 +39,7 @@
 /* A refused connection may stay so long to hear it. */
 #define REFUSED_US 5000000
 /* Read at once from a user whose requests fail and fail, of which one may take a hundred bytes. */
-#define FAILING_READ_BYTES 4096
+#define FAILING_READ_BYTES 1024
 
 static const char *const state_names[] = {
 #define X(name) #name,

@@ -20,11 +20,8 @@ void mailbox_deinit(Mailbox *m) {
     (void)pthread_mutex_destroy(&m->lock);
 }
 
-static void put(Mailbox *m, ListNode *letter) {
-    bool was_empty = m->n == 0;
-
-    list_push_back(&m->letters, letter);
-    m->n++;
+/* With the lock, which it gives back. */
+static void say(Mailbox *m, bool was_empty) {
     (void)pthread_cond_signal(&m->came);
     (void)pthread_mutex_unlock(&m->lock);
     if (was_empty && m->wake)
@@ -37,15 +34,26 @@ int mailbox_push(Mailbox *m, ListNode *letter) {
         (void)pthread_mutex_unlock(&m->lock);
         return MAILBOX_E_FULL;
     }
-    put(m, letter);
+    list_push_back(&m->letters, letter);
+    say(m, m->n++ == 0);
     return 0;
 }
 
-void mailbox_push_wait(Mailbox *m, ListNode *letter) {
+void mailbox_push_all(Mailbox *m, ListNode *from) {
+    bool was_empty;
+
+    if (list_is_empty(from))
+        return;
     (void)pthread_mutex_lock(&m->lock);
     while (m->n >= m->n_max)
         (void)pthread_cond_wait(&m->left, &m->lock);
-    put(m, letter);
+    was_empty = m->n == 0;
+    list_for_each_safe (node, from) {
+        list_unlink(node);
+        list_push_back(&m->letters, node);
+        m->n++;
+    }
+    say(m, was_empty);
 }
 
 void mailbox_lift_limit(Mailbox *m) {

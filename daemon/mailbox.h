@@ -27,8 +27,9 @@ int mailbox_init(Mailbox *m, size_t n_max, void (*wake)(void *userdata), void *u
 void mailbox_deinit(Mailbox *m);
 /* Never waits. Returns MAILBOX_E_FULL: the letter is still the caller's. */
 int mailbox_push(Mailbox *m, ListNode *letter);
-/* Waits for room. */
-void mailbox_push_wait(Mailbox *m, ListNode *letter);
+/* Waits for room, then moves all letters of `from` there, oldest first, even where there is not
+ * room for all: the reader wakes once for them. */
+void mailbox_push_all(Mailbox *m, ListNode *from);
 /* From now on there is always room: the reader is about to wait for the writer's end. */
 void mailbox_lift_limit(Mailbox *m);
 /* Moves all letters to the end of `to`, oldest first. */

@@ -8,6 +8,9 @@
  * A sequence that must make room is suspended: its request waits again, and goes on to the same
  * tokens when its turn comes.
  *
+ * What a step brings forth is posted at once, so that the loop wakes once for it and each
+ * connection has one write.
+ *
  * The worker never waits for a client: it posts letters, and what a slow client has not read piles
  * up in its call, where there is a limit. It waits for the loop only where thousands of letters are
  * unread.
@@ -35,7 +38,11 @@ static uint64_t now_us(void) {
 
 static void post(Worker *w, Letter *letter) {
     letter->time_us = now_us();
-    mailbox_push_wait(&w->outbox, &letter->node);
+    list_push_back(&w->letters, &letter->node);
+}
+
+static void send_letters(Worker *w) {
+    mailbox_push_all(&w->outbox, &w->letters);
 }
 
 /* The job goes back; it is not touched any more. */
@@ -354,6 +361,7 @@ static void step(Worker *w, Lane *lane) {
     (void)atomic_fetch_add(&w->n_steps, 1);
     for (size_t i = 0; i < plan.n; i++)
         take_results(w, job_of(sched->planned[i]), &w->results[i]);
+    send_letters(w);
     (void)atomic_fetch_add(&w->steps_us, now_us() - begun_us);
     sched_done(sched, now_us() - begun_us); /* telling takes its time, too */
 }
@@ -389,12 +397,14 @@ static void *worker_run(void *userdata) {
             tell_waiting(w, lane);
         }
         end_late(w); /* what has started tells how much of its prompt is new */
+        send_letters(w);
         list_for_each (node, &w->lanes)
             if (!is_held_back(w, container_of(node, Lane, node)))
                 step(w, container_of(node, Lane, node));
     }
     mailbox_take(&w->inbox, &w->jobs);
     end_cancelled(w, true);
+    send_letters(w);
     return NULL;
 }
 
@@ -422,6 +432,7 @@ int worker_start(Worker *w, const struct worker_options *o) {
                               .n_prompt_rows_max = o->n_prompt_rows_max,
                               .target_us = o->target_us}};
     list_init(&w->jobs);
+    list_init(&w->letters);
     list_init(&w->lanes);
     w->plan = alloc_array(o->n_sequences_max, sizeof(*w->plan));
     w->results = alloc_array(o->n_sequences_max, sizeof(*w->results));

@@ -20,6 +20,7 @@ typedef struct Worker {
     pthread_t thread; /* loop */
     Mailbox inbox;    /* jobs */
     Mailbox outbox;   /* letters */
+    ListNode letters; /* to be posted together */
     ListNode jobs;
     ListNode lanes;
     size_t n_lanes;
