@@ -68,12 +68,12 @@ no_bar_in_a_pipe() {
     ctl load demo >"$scratch/out" 2>"$scratch/err" && ! grep -q $'\r' "$scratch/out" "$scratch/err"
 }
 
-long_prompt() {
-    seq -s ' ' 300 1900
+long_prompt() { # FIRST: no two calls share a prefix that could be cached
+    seq -s ' ' "$1" $(($1 + 1600))
 }
 
 bar_on_a_terminal() { # while a prompt is processed, and gone before the text
-    long_prompt >"$scratch/prompt"
+    long_prompt 300 >"$scratch/prompt"
     "$(command -v python3)" - "$build/grokctl" --socket "$socket" generate --tokens --max-tokens 4 \
         --file "$scratch/prompt" >"$scratch/terminal" <<'END' || return 1
 import pty, sys
@@ -84,7 +84,7 @@ END
 }
 
 no_bar_for_a_prompt_in_a_pipe() {
-    long_prompt >"$scratch/prompt"
+    long_prompt 301 >"$scratch/prompt"
     ctl generate --tokens --max-tokens 4 --file "$scratch/prompt" >"$scratch/out" 2>"$scratch/err" &&
         ! grep -q $'\r' "$scratch/out" "$scratch/err"
 }
