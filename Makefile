@@ -39,7 +39,7 @@ unit_engine_TESTS := kern/check kern/tiles unit/engine-file unit/engine-file-hos
                      unit/engine-text unit/engine-stream unit/engine-sample unit/engine-prefix unit/engine-prefix-file unit/engine-steady unit/engine-suspend
 unit_proto_TESTS  := unit/proto-msg unit/proto-retry unit/proto-ttrpc unit/proto-wire
 unit_client_TESTS := unit/client-client
-unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-constraints unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
+unit_daemon_TESTS := unit/daemon-access unit/daemon-config unit/daemon-constraints unit/daemon-drafts unit/daemon-listener unit/daemon-mailbox unit/daemon-quota unit/daemon-sched
 e2e_TESTS         := e2e/accounts e2e/chat e2e/constraint e2e/embed e2e/lifecycle e2e/load e2e/models e2e/prefix e2e/rpc e2e/sched e2e/speculation e2e/streams
 # Programs for measuring, used by tests: the engine's side only.
 tool_TESTS        := grammar logits tokens bench/math bench/masks

@@ -27,6 +27,14 @@ every_target_has_help() {
     done
 }
 
+every_test_is_run() { # what the Makefile does not list is not built
+    local source name
+    for source in $(grep -l 'test_main(tests' tests/*/*.c); do
+        name=${source#tests/}
+        grep -qE "(^|[ =])${name%.c}( |\$)" Makefile || { echo "$source" && return 1; }
+    done
+}
+
 installed() { # PATH below the prefix...
     local file
     for file; do
@@ -98,6 +106,7 @@ check "it succeeds otherwise" tests/run --build "$scratch/b" good
 check "building again does nothing" again
 check "missing packages are named at once" names_what_is_missing
 check "every target is in make help" every_target_has_help
+check "every test is run" every_test_is_run
 check "make install" make -s BUILD="$build_name" DESTDIR="$tree" install
 check "files are where they belong" installed bin/grokd bin/grokctl lib/libgrokd.so \
     include/grokd.h lib/pkgconfig/libgrokd.pc share/grokd/grokd.proto \
