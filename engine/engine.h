@@ -329,8 +329,9 @@ struct gk_prefix_file {
  * cache is empty then. */
 int gk_prefixes_load(GkEngine *e, const struct gk_prefix_file *file, uint64_t *ret_n_tokens,
                      Error *reterr);
-/* Replaces the file with what is cached now, at once or not at all. Worker thread, or after the
- * last sequence. Returns GK_E_FILE, GK_E_DATA_LOSS, -ECANCELED, -ENOMEM. */
+/* Replaces the file with what is cached now, at once or not at all; where nothing is, as after a
+ * load that was given up, it stays. Worker thread, or after the last sequence. Returns GK_E_FILE,
+ * GK_E_DATA_LOSS, -ECANCELED, -ENOMEM. */
 int gk_prefixes_save(GkEngine *e, const struct gk_prefix_file *file, uint64_t *ret_n_tokens,
                      Error *reterr);
 

@@ -400,7 +400,7 @@ int gk_prefixes_save(GkEngine *e, const struct gk_prefix_file *file, uint64_t *r
     int r;
 
     *ret_n_tokens = 0;
-    if (!prefix_is_on(&e->prefixes))
+    if (!prefix_is_on(&e->prefixes) || prefix_youngest(&e->prefixes) == KV_NO_PAGE)
         return 0;
     if (gk_engine_is_lost(e))
         return error_set(reterr, GK_E_DATA_LOSS, "the model's file could not be read any more");

@@ -362,6 +362,18 @@ static bool is_known(const PrefixCache *c, uint32_t parent, uint64_t owner, cons
     return find_part(c, parent, owner, tokens, n, &n_same) != NONE && n_same == n;
 }
 
+/* The whole page that has the tokens, which from now on is everyone's; or the one that already is,
+ * so that what hangs on that stays in reach. NONE: there is none. */
+static uint32_t share_whole(PrefixCache *c, uint32_t parent, uint64_t owner,
+                            const int32_t *tokens) {
+    uint32_t common = find_whole_of(c, parent, PREFIX_COMMON, tokens);
+    uint32_t there = common != NONE ? common : find_whole_of(c, parent, owner, tokens);
+
+    if (there != NONE && there != common)
+        make_common(c, there);
+    return there;
+}
+
 /* Puts the sequence's page where it belongs under `parent`, or gives it back where there is one
  * like it. Returns the node that has the tokens; NONE: none. */
 static uint32_t keep_page(PrefixCache *c, uint32_t parent, uint64_t owner, bool is_common,
@@ -370,10 +382,9 @@ static uint32_t keep_page(PrefixCache *c, uint32_t parent, uint64_t owner, bool 
     uint32_t there;
 
     if (n == PAGE) {
-        there = find_whole(c, parent, owner, tokens);
+        there = is_common ? share_whole(c, parent, owner, tokens)
+                          : find_whole(c, parent, owner, tokens);
         if (there != NONE) {
-            if (is_common && c->nodes[there].owner != PREFIX_COMMON)
-                make_common(c, there);
             let_go(c, page);
             return there;
         }
@@ -390,6 +401,7 @@ void prefix_release(PrefixCache *c, uint64_t owner, size_t n_common, const int32
                     size_t n_done, const uint32_t *pages, size_t n_pages) {
     uint32_t at = c->nodes ? root_of(c) : NONE, last = NONE;
 
+    n_common = MIN(n_common, n_done);
     for (size_t i = 0; i < n_pages; i++) {
         size_t first = i * PAGE, n = n_done > first ? MIN(n_done - first, (size_t)PAGE) : 0;
 

@@ -76,7 +76,7 @@ struct prefix_match prefix_find(PrefixCache *c, uint64_t owner, const int32_t *t
  * only one that could be taken. */
 bool prefix_take_copy(PrefixCache *c, uint32_t partial, uint32_t *ret_page);
 /* Gives a sequence's pages up: those of its first n_done tokens go to the tree, whole pages of the
- * first n_common to everyone, the others to `owner`. n_done 0: none is kept. */
+ * first n_common of them to everyone, the others to `owner`. n_done 0: none is kept. */
 void prefix_release(PrefixCache *c, uint64_t owner, size_t n_common, const int32_t *tokens,
                     size_t n_done, const uint32_t *pages, size_t n_pages);
 

@@ -181,6 +181,62 @@ static void test_what_was_used_last_stays(void) {
     e = gk_engine_close(e);
 }
 
+/* A prompt that is given up before n tokens of it are computed. */
+static void give_up(GkEngine *e, int family, uint32_t n, uint64_t owner, bool share) {
+    struct gk_params params = gk_params_default();
+    int32_t tokens[N_PROMPT];
+    struct gk_result result;
+    GkSeq *seq;
+
+    make_prompt(tokens, family);
+    params.owner = owner;
+    params.share_prefix = share;
+    params.n_tokens_max = N_OUTPUT;
+    assert(gk_seq_new(&seq, e, tokens, N_PROMPT, &params, NULL) == 0);
+    if (n < gk_seq_n_pending(seq))
+        assert(gk_step(e, &(struct gk_plan){&(struct gk_plan_row){seq, n}, 1}, &result) == 0);
+    seq = gk_seq_free(seq);
+}
+
+static uint32_t random_below(uint32_t n) {
+    static uint64_t state = 88172645463325252ull;
+
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 33) % n;
+}
+
+/* Whatever came together can be read again: prompts of some owners that are shared now and then, as
+ * a whole or in part. */
+static void test_whatever_is_kept_comes_back(void) {
+    GkEngine *e, *next;
+
+    begin();
+    file.may_share = true;
+    e = open_demo();
+    (void)ask(e, 1, 100, 1, false);
+    (void)ask(e, 1, 100, 2, true); /* the same, which becomes everyone's */
+    (void)ask(e, 1, 100, 1, true); /* and once more */
+    give_up(e, 2, 100, 1, true);   /* a page that is not whole */
+    for (int i = 0; i < 30; i++) {
+        next = open_demo();
+        assert(save(e) == load(next) && n_cached_pages(e) == n_cached_pages(next));
+        next = gk_engine_close(next);
+        for (int k = 0; k < 4; k++) {
+            int family = (int)random_below(3);
+            uint64_t owner = 1 + random_below(3);
+            bool share = random_below(2) == 0;
+
+            if (random_below(2) == 0)
+                (void)ask(e, family, 1 + random_below(N_PROMPT), owner, share);
+            else
+                give_up(e, family, 1 + random_below(N_PROMPT - 1), owner, share);
+        }
+    }
+    e = gk_engine_close(e);
+}
+
 /* ---- what is refused ---- */
 
 static uint8_t *read_file(size_t *ret_n) {
@@ -434,6 +490,8 @@ static void test_giving_up_changes_nothing(void) {
     file.go_on = go_on_for;
     file.userdata = &left;
     assert(gk_prefixes_load(e, &file, &n, &error) == -ECANCELED && n_cached_pages(e) == 0);
+    left = 2;
+    assert(save(e) == 0 && is_there("demo.kv")); /* nobody has asked for anything since */
     (void)ask(e, 7, N_PROMPT, 1, false);
     left = 2;
     assert(gk_prefixes_save(e, &file, &n, &error) == -ECANCELED);
@@ -515,15 +573,11 @@ static void test_killed_at_any_time(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(comes_back_as_it_was),
-        TEST(what_was_used_last_stays),
-        TEST(damage_is_refused),
-        TEST(contradictions_are_refused),
-        TEST(others_files_are_removed),
-        TEST(only_our_own_is_trusted),
-        TEST(giving_up_changes_nothing),
-        TEST(a_full_disk_changes_nothing),
-        {"killed_at_any_time", test_killed_at_any_time, 90},
+        TEST(comes_back_as_it_was),        TEST(what_was_used_last_stays),
+        TEST(whatever_is_kept_comes_back), TEST(damage_is_refused),
+        TEST(contradictions_are_refused),  TEST(others_files_are_removed),
+        TEST(only_our_own_is_trusted),     TEST(giving_up_changes_nothing),
+        TEST(a_full_disk_changes_nothing), {"killed_at_any_time", test_killed_at_any_time, 90},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

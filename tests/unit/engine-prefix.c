@@ -185,6 +185,40 @@ static void test_owners_are_kept_apart(void) {
     e = gk_engine_close(e);
 }
 
+/* Who shares has what nobody else can ask for in part, however far the prompt came. */
+static void test_given_up_while_shared(void) {
+    GkEngine *e = open_engine(true);
+    int32_t tokens[N_PROMPT];
+    struct gk_result result;
+    struct answer a;
+    GkSeq *seq;
+
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    seq = begin(e, tokens, N_PROMPT, 1, true);
+    assert(gk_step(e, &(struct gk_plan){&(struct gk_plan_row){seq, 100}, 1}, &result) == 0);
+    seq = gk_seq_free(seq);
+    ask(e, tokens, N_PROMPT, 2, false, &a);
+    assert(a.n_cached == 64);
+    ask(e, tokens, N_PROMPT, 1, false, &a);
+    assert(a.n_cached == 100);
+    e = gk_engine_close(e);
+}
+
+/* The same was shared by another before: what hangs on that is still found. */
+static void test_shared_twice(void) {
+    GkEngine *e = open_engine(true);
+    int32_t tokens[N_PROMPT];
+    struct answer a;
+
+    make_prompt(tokens, N_PROMPT, N_PROMPT);
+    ask(e, tokens, 80, 1, false, &a);
+    ask(e, tokens, N_PROMPT, 2, true, &a);
+    ask(e, tokens, 80, 1, true, &a);
+    ask(e, tokens, N_PROMPT, 3, false, &a);
+    assert(a.n_cached == N_PROMPT / 64 * 64);
+    e = gk_engine_close(e);
+}
+
 /* Scores need every row's logits, and leave pages for prompts. */
 static void test_scores_compute_everything(void) {
     struct gk_params params = gk_params_default();
@@ -376,6 +410,7 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(finds_the_longest_beginning), TEST(an_answer_is_part_of_it),
         TEST(answers_are_not_shared),      TEST(owners_are_kept_apart),
+        TEST(given_up_while_shared),       TEST(shared_twice),
         TEST(scores_compute_everything),   TEST(promises_push_nothing_out),
         TEST(promises_are_kept),           TEST(all_pages_for_one),
         TEST(others_are_not_looked_at),    TEST(random_company_under_pressure),
