@@ -110,25 +110,54 @@ static int check_own(int fd, bool is_directory, Error *reterr) {
     return 0;
 }
 
-/* Locked, so that no two write at once. */
-static int open_directory(const char *path, int *ret_fd, Error *reterr) {
-    CLEANUP(closep) int fd = -1;
+/* Where the file is, and the lock on its name there, so that no two write it at once: each model
+ * has its own, as those of one daemon may come and go together. */
+struct place {
+    int directory_fd, lock_fd;
+};
+
+static void place_close(struct place *at) {
+    closep(&at->lock_fd);
+    closep(&at->directory_fd);
+}
+
+/* What is written beside the file, and in its place when it is whole; or locked. */
+static int name_beside(char *to, const char *name, const char *end, Error *reterr) {
+    if (snprintf(to, NAME_MAX + 1, "%s.%s", name, end) <= NAME_MAX)
+        return 0;
+    return error_set(reterr, GK_E_FILE, "%s: its name is too long", name);
+}
+
+static int lock(struct place *at, const char *name, Error *reterr) {
+    char beside[NAME_MAX + 1];
+    int r = name_beside(beside, name, "lock", reterr);
+
+    if (r != 0)
+        return r;
+    at->lock_fd = openat(at->directory_fd, beside,
+                         O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    if (at->lock_fd < 0)
+        return error_set(reterr, GK_E_FILE, "%s: cannot open: %s", beside, strerror(errno));
+    if (flock(at->lock_fd, LOCK_EX | LOCK_NB) < 0)
+        return error_set(reterr, GK_E_FILE, "%s: another process uses it", name);
+    return 0;
+}
+
+static int place_open(struct place *at, const struct gk_prefix_file *f, Error *reterr) {
     int r;
 
-    if (mkdir(path, 0700) < 0 && errno != EEXIST)
-        return error_set(reterr, GK_E_FILE, "%s: cannot be made: %s", path, strerror(errno));
-    fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return error_set(reterr, GK_E_FILE, "%s: cannot open: %s", path, strerror(errno));
-    r = check_own(fd, true, reterr);
-    if (r == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
-        r = error_set(reterr, GK_E_FILE, "another process uses it");
-    if (r != 0) {
-        error_prefix(reterr, "%s", path);
-        return r;
-    }
-    *ret_fd = take_fd(&fd);
-    return 0;
+    if (mkdir(f->directory, 0700) < 0 && errno != EEXIST)
+        return error_set(reterr, GK_E_FILE, "%s: cannot be made: %s", f->directory,
+                         strerror(errno));
+    at->directory_fd = open(f->directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (at->directory_fd < 0)
+        return error_set(reterr, GK_E_FILE, "%s: cannot open: %s", f->directory, strerror(errno));
+    r = check_own(at->directory_fd, true, reterr);
+    if (r == 0)
+        r = lock(at, f->name, reterr);
+    if (r != 0)
+        error_prefix(reterr, "%s", f->directory);
+    return r;
 }
 
 static int read_all(int fd, void *bytes, size_t n, Error *reterr) {
@@ -279,17 +308,17 @@ static int load(struct loader *l, int directory_fd, Error *reterr) {
 int gk_prefixes_load(GkEngine *e, const struct gk_prefix_file *file, uint64_t *ret_n_tokens,
                      Error *reterr) {
     struct loader l = {.engine = e, .file = file, .fd = -1};
-    CLEANUP(closep) int directory_fd = -1;
+    CLEANUP(place_close) struct place at = {.directory_fd = -1, .lock_fd = -1};
     int r;
 
     assert(e->n_sequences == 0 && e->kv.n_free == e->kv.n_pages);
     *ret_n_tokens = 0;
     if (!prefix_is_on(&e->prefixes))
         return 0;
-    r = open_directory(file->directory, &directory_fd, reterr);
+    r = place_open(&at, file, reterr);
     if (r != 0)
         return r;
-    r = load(&l, directory_fd, reterr);
+    r = load(&l, at.directory_fd, reterr);
     if (r != 0)
         error_prefix(reterr, "%s/%s", file->directory, file->name);
     else
@@ -375,10 +404,10 @@ static int write_file(struct saver *s, Error *reterr) {
 /* Beside the old one, which it replaces when it is whole and on the disk. */
 static int save(struct saver *s, int directory_fd, Error *reterr) {
     char fresh[NAME_MAX + 1];
-    int r;
+    int r = name_beside(fresh, s->file->name, "new", reterr);
 
-    if ((size_t)snprintf(fresh, sizeof(fresh), "%s.new", s->file->name) >= sizeof(fresh))
-        return error_set(reterr, GK_E_FILE, "its name is too long");
+    if (r != 0)
+        return r;
     (void)unlinkat(directory_fd, fresh, 0); /* of a process that was killed */
     s->fd = openat(directory_fd, fresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (s->fd < 0)
@@ -396,7 +425,7 @@ static int save(struct saver *s, int directory_fd, Error *reterr) {
 int gk_prefixes_save(GkEngine *e, const struct gk_prefix_file *file, uint64_t *ret_n_tokens,
                      Error *reterr) {
     struct saver s = {.engine = e, .file = file, .fd = -1};
-    CLEANUP(closep) int directory_fd = -1;
+    CLEANUP(place_close) struct place at = {.directory_fd = -1, .lock_fd = -1};
     int r;
 
     *ret_n_tokens = 0;
@@ -404,13 +433,13 @@ int gk_prefixes_save(GkEngine *e, const struct gk_prefix_file *file, uint64_t *r
         return 0;
     if (gk_engine_is_lost(e))
         return error_set(reterr, GK_E_DATA_LOSS, "the model's file could not be read any more");
-    if ((r = open_directory(file->directory, &directory_fd, reterr)) != 0)
+    if ((r = place_open(&at, file, reterr)) != 0)
         return r;
     r = choose(&s, reterr);
     if (r == 0 && s.n == 0)
-        (void)unlinkat(directory_fd, file->name, 0);
+        (void)unlinkat(at.directory_fd, file->name, 0);
     else if (r == 0 && (r = make_fingerprint(e, file->may_share, &s.fingerprint, reterr)) == 0)
-        r = save(&s, directory_fd, reterr);
+        r = save(&s, at.directory_fd, reterr);
     if (r != 0)
         error_prefix(reterr, "%s/%s", file->directory, file->name);
     else

@@ -470,6 +470,37 @@ static void test_only_our_own_is_trusted(void) {
     e = gk_engine_close(e);
 }
 
+/* ---- several at once ---- */
+
+static int save_beside(GkEngine *e, const char *name) {
+    struct gk_prefix_file other = file;
+    uint64_t n;
+
+    other.go_on = NULL;
+    other.name = name;
+    return gk_prefixes_save(e, &other, &n, &error);
+}
+
+static bool save_others(void *engine) {
+    assert(save_beside(engine, "other.kv") == 0 && is_there("other.kv"));
+    assert(save_beside(engine, "demo.kv") == GK_E_FILE && strstr(error.text, "another process"));
+    return true;
+}
+
+/* While one model's file is written another's can be, but not the same. */
+static void test_each_file_for_itself(void) {
+    GkEngine *e;
+
+    begin();
+    e = open_demo();
+    (void)ask(e, 1, 100, 1, false);
+    file.go_on = save_others;
+    file.userdata = e;
+    assert(save(e) > 100);
+    assert(save_beside(e, "demo.kv") == 0);
+    e = gk_engine_close(e);
+}
+
 /* ---- giving up ---- */
 
 static bool go_on_for(void *userdata) {
@@ -573,11 +604,17 @@ static void test_killed_at_any_time(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(comes_back_as_it_was),        TEST(what_was_used_last_stays),
-        TEST(whatever_is_kept_comes_back), TEST(damage_is_refused),
-        TEST(contradictions_are_refused),  TEST(others_files_are_removed),
-        TEST(only_our_own_is_trusted),     TEST(giving_up_changes_nothing),
-        TEST(a_full_disk_changes_nothing), {"killed_at_any_time", test_killed_at_any_time, 90},
+        TEST(comes_back_as_it_was),
+        TEST(what_was_used_last_stays),
+        TEST(whatever_is_kept_comes_back),
+        TEST(damage_is_refused),
+        TEST(contradictions_are_refused),
+        TEST(others_files_are_removed),
+        TEST(only_our_own_is_trusted),
+        TEST(each_file_for_itself),
+        TEST(giving_up_changes_nothing),
+        TEST(a_full_disk_changes_nothing),
+        {"killed_at_any_time", test_killed_at_any_time, 90},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
