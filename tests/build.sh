@@ -29,10 +29,10 @@ every_target_has_help() {
 
 every_test_is_run() { # what the Makefile does not list is not built
     local source name
-    for source in $(grep -l 'test_main(tests' tests/*/*.c); do
+    while read -r source; do
         name=${source#tests/}
         grep -qE "(^|[ =])${name%.c}( |\$)" Makefile || { echo "$source" && return 1; }
-    done
+    done < <(grep -l 'test_main(tests' tests/*/*.c)
 }
 
 installed() { # PATH below the prefix...
