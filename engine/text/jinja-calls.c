@@ -477,12 +477,13 @@ static bool filter_int(Run *run, const Value *of, const struct arguments *args, 
     int64_t n = 0;
     Text text;
 
-    (void)run;
     *ret = fallback ? *fallback : NUMBER(0);
     if (of->kind == VALUE_NUMBER || of->kind == VALUE_BOOL)
         *ret = NUMBER(of->number);
     if (of->kind != VALUE_TEXT)
         return true;
+    if (!run_charge_bytes(run, of->text.n))
+        return false;
     text = text_strip(of->text, NULL, true, true);
     if (text.n > 0 && (text.bytes[0] == '-' || text.bytes[0] == '+')) {
         is_negative = text.bytes[0] == '-';
@@ -791,7 +792,7 @@ static bool ends_with(Run *run, Text text, Text name, const struct arguments *ar
     *ret = BOOL(part.n <= text.n &&
                 text_equal(part, at_start ? text_slice(text, 0, part.n)
                                           : text_slice(text, text.n - part.n, text.n)));
-    return true;
+    return run_charge_bytes(run, MIN(part.n, text.n));
 }
 
 /* Position of the first, by characters; -1: none. */

@@ -465,6 +465,8 @@ static bool get_by_number(Run *run, const Value *of, int64_t at, Value *ret) {
 
     if (of->kind != VALUE_LIST && of->kind != VALUE_TEXT)
         return true;
+    if (of->kind == VALUE_TEXT && !run_charge_bytes(run, of->text.n))
+        return false; /* also where there is no such character */
     n = (int64_t)(of->kind == VALUE_LIST ? of->list->n : n_characters(of->text));
     if (at < 0)
         at += n;
@@ -476,7 +478,7 @@ static bool get_by_number(Run *run, const Value *of, int64_t at, Value *ret) {
     }
     *ret =
         TEXT_VALUE(text_slice(of->text, text_offset(of->text, at), text_offset(of->text, at + 1)));
-    return run_charge_bytes(run, of->text.n);
+    return true;
 }
 
 bool value_get(Run *run, const Value *of, const Value *key, Value *ret) {

@@ -497,6 +497,56 @@ static void test_templates_refused(void) {
         check_refused(rows[i].template, message, 1, rows[i].sentence);
 }
 
+/* Each looks at all of a long message, and again: what it finds or not, that is work. */
+static void test_long_messages_cost_steps(void) {
+    static const char *const looks[] = {
+        "m[0]",
+        "m[99999999]",
+        "m[-99999999]",
+        "m | int",
+        "m | length",
+        "m.startswith(m)",
+        "m.endswith(m)",
+        "m == m",
+        "m in m",
+        "m.find('x')",
+        "m.count('x')",
+        "m.split('x')",
+        "m.strip()",
+        "m | upper",
+        "m[1:2]",
+        "m < m",
+        "m | replace('x', 'y')",
+        "m[::2]",
+        "m | tojson",
+        "m ~ m",
+    };
+    enum { N = 1 << 20 };
+    char *text = malloc(N + 1), template[160];
+
+    assert(text);
+    for (int digit = 0; digit < 2; digit++) { /* all white space, and all zeros */
+        const struct gk_message message[] = {{"user", text}};
+
+        (void)memset(text, " 0"[digit], N);
+        text[N] = '\0';
+        for (size_t i = 0; i < ARRAY_SIZE(looks); i++) {
+            struct jinja_output o = {.n = 0};
+            Error error = ERROR_INIT;
+
+            (void)snprintf(template, sizeof(template),
+                           "{%% set m = messages[0].content %%}{%% for i in range(200) %%}"
+                           "{%% set x = %s %%}{%% endfor %%}",
+                           looks[i]);
+            if (render(template, message, 1, false, &o, &error) != GK_E_INVALID)
+                (void)printf("# not refused: %s\n", looks[i]);
+            assert(strstr(error.text, "too many steps") || strstr(error.text, "MiB of memory"));
+            jinja_output_deinit(&o);
+        }
+    }
+    free(text);
+}
+
 /* As often as the source's size allows. */
 static void check_nested(const char *begin, const char *again, const char *middle,
                          const char *again_after) {
@@ -595,6 +645,7 @@ int main(int argc, char **argv) {
         TEST(end_of_an_answer),
         TEST(conversations_refused),
         TEST(templates_refused),
+        TEST(long_messages_cost_steps),
         TEST(deep_templates_refused),
         TEST(sizes_refused),
         TEST(broken_templates),
