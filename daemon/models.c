@@ -186,7 +186,10 @@ static void tell_waiters(Model *m) {
 static void settle(Model *m) {
     Daemon *d = m->daemon;
 
+    m->n_users++; /* whoever is told may settle it again: it goes here */
     tell_waiters(m);
+    m->n_users--;
+    close_if_unused(m);
     if (m->is_temporary && !m->engine && !m->is_working && m->n_users == 0 &&
         (m->state == MODEL_FAILED || m->state == MODEL_CONFIGURED))
         (void)model_free(m);
@@ -402,7 +405,7 @@ void model_unload(Model *m) {
     set_state(m, MODEL_UNLOADING);
     m->is_pinned = m->is_pinned_always;
     m->is_closing = true;
-    if (m->engine) {
+    if (m->engine || m->is_working) { /* a lost one may be being closed already */
         close_if_unused(m);
         return;
     }

@@ -1,10 +1,13 @@
 /* Several models: loaded when asked for, sent away when idle or in the way, never while in use. */
 #include "tests/e2e/util-daemon.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define TAR   "tar(1) - an archiving utility."
@@ -375,6 +378,95 @@ static void test_failures_cool_down(void) {
     test_daemon_stop(&d);
 }
 
+/* What the daemon reads and does before it looks at anything else. */
+static void pause_daemon(void) {
+    int status;
+
+    assert(kill(d.pid, SIGSTOP) == 0);
+    assert(waitpid(d.pid, &status, WUNTRACED) == d.pid && WIFSTOPPED(status));
+}
+
+static void resume_daemon(void) {
+    assert(kill(d.pid, SIGCONT) == 0);
+}
+
+static void copy_model(const char *to) {
+    char command[512];
+
+    (void)snprintf(command, sizeof(command), "cp " DEMO_MODEL " %s", to);
+    assert(system(command) == 0);
+}
+
+/* Lost, unloaded and asked for again, while its engine is being closed. */
+static void test_asked_for_while_a_lost_one_is_closed(void) {
+    CLIENT *client = NULL;
+    struct grokd_generate_request request = test_question("b", "What does tar do?");
+    struct grokd_error error = {0};
+    CALL *first = NULL;
+    CALL *unload = NULL;
+    CALL *second = NULL;
+    char config[1024], path[200];
+    int r;
+
+    test_daemon_init(&d);
+    (void)snprintf(path, sizeof(path), "%s/b", d.directory);
+    copy_model(path);
+    (void)snprintf(config, sizeof(config), MODEL("a", "") "[model b]\npath = %s\n", path);
+    test_daemon_configure(&d, config);
+    test_daemon_spawn(&d, NULL);
+    test_daemon_await(&d, "READY=1");
+    client = test_connect(&d);
+    expect_tar(client, "b");
+    await_idle(client, "b");
+    assert(utimensat(AT_FDCWD, path, NULL, 0) == 0); /* another one, as far as can be told */
+    pause_daemon();
+    first = test_begin(client, &request);
+    assert(grokd_begin_unload_model(client, "b", &unload, NULL) == GROKD_OK);
+    second = test_begin(client, &request);
+    resume_daemon();
+    assert(test_finish(first, NULL, &error) == GROKD_DATA_LOSS);
+    r = test_finish(second, NULL, &error);
+    assert(r == GROKD_UNAVAILABLE || r == GROKD_OK);
+    assert(test_finish(unload, NULL, &error) == GROKD_OK);
+    expect_tar(client, "b");
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
+/* One without a lasting name that is asked for while it leaves, and then has no room: the asking
+ * ends, and it is forgotten. */
+static void test_asked_for_while_it_leaves_for_ever(void) {
+    CLIENT *client = NULL;
+    struct grokd_load_model_request load_request = GROKD_LOAD_MODEL_REQUEST_INIT;
+    struct grokd_generate_request request = test_question("t", "What does tar do?");
+    struct grokd_error error = {0};
+    CALL *load_call = NULL;
+    CALL *call = NULL;
+    char path[200];
+
+    start("[engine]\nmodel_memory_max = 1G\nkv_memory = 7M\nkeep_alive = 2s\n" MODEL(
+        "a", "keep_alive = infinity"));
+    (void)snprintf(path, sizeof(path), "%s/t", d.directory);
+    copy_model(path);
+    client = test_connect(&d);
+    load_request.model = "t";
+    load_request.path = path;
+    assert(grokd_begin_load_model(client, &load_request, &load_call, &error) == GROKD_OK);
+    assert(test_finish(load_call, NULL, &error) == GROKD_OK);
+    (void)usleep(500000); /* so that it waits for something to do */
+    pause_daemon();
+    assert(truncate(path, 2ll << 30) == 0);
+    (void)usleep(2000000); /* its time is up first, then the request is read */
+    call = test_begin(client, &request);
+    resume_daemon();
+    assert(test_finish(call, NULL, &error) == GROKD_RESOURCE_EXHAUSTED);
+    assert(strstr(error.text, "model_memory_max"));
+    assert(ask(client, "t", &error) == GROKD_NOT_FOUND);
+    expect_tar(client, "a");
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 static void test_the_end_waits_for_no_model(void) {
     CLIENT *client = NULL;
     struct grokd_generate_request request = test_question("b", "What does tar do?");
@@ -404,6 +496,8 @@ int main(int argc, char **argv) {
         TEST(caches_count),
         TEST(memory_is_not_promised_twice),
         TEST(failures_cool_down),
+        TEST(asked_for_while_a_lost_one_is_closed),
+        TEST(asked_for_while_it_leaves_for_ever),
         TEST(the_end_waits_for_no_model),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
