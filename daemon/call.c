@@ -16,6 +16,7 @@
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/service.h"
+#include "daemon/text.h"
 
 #include "proto/retry.h"
 
@@ -99,6 +100,7 @@ static void let_go(Call *call) {
 
     if (call->job)
         worker_cancel(&d->worker, call->job);
+    text_drop(call);
     list_unlink(&call->model_node);
     call_leave_model(call);
     free(call->request);

@@ -9,6 +9,7 @@
 struct Conn;
 struct Daemon;
 struct Model;
+struct TextWork;
 struct method;
 struct Embed;
 
@@ -51,7 +52,8 @@ typedef struct Call {
     size_t n_request;
     const uint8_t *view; /* the request's bytes while its method runs */
     size_t n_view;
-    Job *job; /* the worker has it; NULL: not yet, or no more */
+    struct TextWork *text; /* waits for its turn in the background; NULL: none does */
+    Job *job;              /* the worker has it; NULL: not yet, or no more */
     char request_id[CALL_ID_MAX + 1];
     uint64_t begun_us, queued_us, started_us, decoding_us, ended_us, deadline_us;
     uint64_t told_us; /* when it heard how far its model is */

@@ -389,6 +389,7 @@ static void init_fields(Daemon *d, const Config *config) {
         list_init(&d->calls[i]);
     list_init(&d->models.all);
     constraints_init(&d->constraints);
+    text_queue_init(&d->texts);
     d->scratch = BUF_INIT(CODEC_MESSAGE_BYTES_MAX);
     quota_init(&d->quota, config->window_us);
     d->n_connections_max = connections_max(config);
@@ -459,6 +460,7 @@ void daemon_deinit(Daemon *d) {
     worker_deinit(&d->worker);
     models_deinit(&d->models);
     constraints_deinit(&d->constraints);
+    text_queue_deinit(&d->texts);
     buf_deinit(&d->scratch);
     quota_deinit(&d->quota);
     log_info("ended");

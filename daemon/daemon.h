@@ -8,6 +8,7 @@
 #include "daemon/listener.h"
 #include "daemon/models.h"
 #include "daemon/quota.h"
+#include "daemon/text.h"
 #include "daemon/worker.h"
 
 #include <uv.h>
@@ -33,6 +34,7 @@ typedef struct Daemon {
     struct access_peer peer; /* of the connection that is being taken */
     Models models;
     Constraints constraints;
+    TextQueue texts;
     Worker worker;
     Listener listener;
     ListNode connections;

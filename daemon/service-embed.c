@@ -157,7 +157,7 @@ static void tokenize_next(Call *call) {
             return;
         w->flags = e->flags;
         w->n_tokens_max = gk_engine_info(call->model->engine)->n_context_max;
-        text_work_start(w);
+        text_work_start(call, w);
         return;
     }
     for (size_t i = 0; i < e->n; i++) {

@@ -1,11 +1,32 @@
-/* See text.h. */
+/*
+ * See text.h.
+ *
+ * A template or a constraint may take tenths of a second, and libuv's queue serves who comes first:
+ * it is given no more than can run. The others wait here, by user, where they go when their calls
+ * do. The user with least work being done goes first, and of equal ones the one that has had least
+ * of the threads' time; a user that comes anew begins where the others are.
+ */
 #include "daemon/text.h"
 
 #include "base/alloc.h"
 #include "daemon/chat.h"
+#include "daemon/conn.h"
 #include "daemon/daemon.h"
 
 #include <string.h>
+
+/* Of libuv's four threads: one is left for models. And one is left by each user for others. */
+#define RUNNING_MAX      3u
+#define USER_RUNNING_MAX 2u
+
+/* Owner: TextQueue. Thread: loop. Lives while it has work there. */
+struct text_user {
+    ListNode node;
+    uid_t uid;
+    ListNode waiting;
+    size_t n_running;
+    uint64_t served_us;
+};
 
 TextWork *text_work_free(TextWork *w) {
     if (!w)
@@ -34,6 +55,7 @@ TextWork *text_work_new(Call *call, void (*on_done)(Call *call, TextWork *w)) {
     w->id = call->id;
     w->on_done = on_done;
     w->work.data = w;
+    list_init(&w->node);
     return w;
 }
 
@@ -89,20 +111,121 @@ static void run_in_background(uv_work_t *work) {
                                   &w->error);
 }
 
+/* ---- turns ---- */
+
+void text_queue_init(TextQueue *q) {
+    *q = (TextQueue){.n_running = 0};
+    list_init(&q->users);
+}
+
+void text_queue_deinit(TextQueue *q) {
+    assert(list_is_empty(&q->users) && q->n_running == 0);
+}
+
+/* NULL: out of memory. */
+static struct text_user *get_user(TextQueue *q, uid_t uid) {
+    struct text_user *user;
+
+    list_for_each (node, &q->users)
+        if (container_of(node, struct text_user, node)->uid == uid)
+            return container_of(node, struct text_user, node);
+    user = alloc_new(struct text_user);
+    if (!user)
+        return NULL;
+    user->uid = uid;
+    user->served_us = q->served_us;
+    list_init(&user->waiting);
+    list_push_back(&q->users, &user->node);
+    return user;
+}
+
+static void free_user_if_unused(struct text_user *user) {
+    if (user->n_running > 0 || !list_is_empty(&user->waiting))
+        return;
+    list_unlink(&user->node);
+    free(user);
+}
+
+static bool goes_before(const struct text_user *a, const struct text_user *b) {
+    return a->n_running != b->n_running ? a->n_running < b->n_running : a->served_us < b->served_us;
+}
+
+/* Whose turn it is; NULL: nobody's. */
+static struct text_user *find_turn(const TextQueue *q) {
+    struct text_user *turn = NULL;
+
+    list_for_each (node, &q->users) {
+        struct text_user *user = container_of(node, struct text_user, node);
+
+        if (!list_is_empty(&user->waiting) && user->n_running < USER_RUNNING_MAX &&
+            (!turn || goes_before(user, turn)))
+            turn = user;
+    }
+    return turn;
+}
+
+static void on_finished(uv_work_t *work, int status);
+
+static void start_next(Daemon *d) {
+    TextQueue *q = &d->texts;
+    struct text_user *user;
+
+    while (q->n_running < RUNNING_MAX && (user = find_turn(q))) {
+        TextWork *w = list_first(&user->waiting, TextWork, node);
+
+        list_unlink(&w->node);
+        w->call->text = NULL;
+        w->call = NULL;
+        w->begun_us = daemon_now_us(d);
+        q->served_us = MAX(q->served_us, user->served_us);
+        q->n_running++;
+        user->n_running++;
+        (void)uv_queue_work(&d->loop, &w->work, run_in_background, on_finished);
+    }
+}
+
+static void note_done(TextQueue *q, const TextWork *w) {
+    w->user->served_us += daemon_now_us(w->daemon) - w->begun_us;
+    w->user->n_running--;
+    q->n_running--;
+    free_user_if_unused(w->user);
+}
+
 static void on_finished(uv_work_t *work, int status) {
     TextWork *w = work->data;
-    Call *call = call_find(w->daemon, w->id);
+    Daemon *d = w->daemon;
+    Call *call = call_find(d, w->id);
 
     (void)status;
+    note_done(&d->texts, w);
+    start_next(d);
     if (w->constraint_source && w->constraint)
-        w->constraint =
-            constraints_add(&w->daemon->constraints, w->constraint_kind, w->constraint_source,
-                            strlen(w->constraint_source), w->constraint);
+        w->constraint = constraints_add(&d->constraints, w->constraint_kind, w->constraint_source,
+                                        strlen(w->constraint_source), w->constraint);
     if (call)
         w->on_done(call, w);
     (void)text_work_free(w);
 }
 
-void text_work_start(TextWork *w) {
-    (void)uv_queue_work(&w->daemon->loop, &w->work, run_in_background, on_finished);
+void text_work_start(Call *call, TextWork *w) {
+    w->user = get_user(&call->daemon->texts, call->conn->uid);
+    if (!w->user) {
+        (void)fail_memory(call, w);
+        return;
+    }
+    assert(!call->text);
+    call->text = w;
+    w->call = call;
+    list_push_back(&w->user->waiting, &w->node);
+    start_next(call->daemon);
+}
+
+void text_drop(Call *call) {
+    TextWork *w = take_ptr(call->text);
+
+    if (!w)
+        return;
+    list_unlink(&w->node);
+    free_user_if_unused(w->user);
+    (void)text_work_free(w);
 }

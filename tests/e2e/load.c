@@ -121,6 +121,103 @@ static void test_who_never_reads_is_alone(void) {
     load_seen_free(seen);
 }
 
+/* ---- prompts that take long to make ---- */
+
+/* As much work as a template may be. */
+static struct grokd_generate_request heavy(const struct grokd_message *message) {
+    struct grokd_generate_request request = GROKD_GENERATE_REQUEST_INIT;
+
+    request.messages = message;
+    request.n_messages = 1;
+    request.chat_template = "{% set r = range(99999) %}{% for i in r %}{% for j in r %}{% endfor %}"
+                            "{% endfor %}";
+    return request;
+}
+
+#define N_HEAVY 100
+
+static void ask_for_much_work(const TestDaemon *d, TestUser *self) {
+    static const struct grokd_message message = {"user", "a"};
+    struct grokd_generate_request request = heavy(&message);
+    CLIENT *client = test_connect(d);
+    grokd_call *calls[N_HEAVY];
+
+    for (size_t i = 0; i < N_HEAVY; i++)
+        calls[i] = test_begin(client, &request);
+    test_user_ready(self);
+    for (size_t i = 0; i < N_HEAVY; i++)
+        (void)grokd_call_free(calls[i]);
+}
+
+/* Somebody else's prompt is tokenized before it is done. */
+static void test_work_on_prompts_is_shared(void) {
+    struct grokd_tokenize_request request = GROKD_TOKENIZE_REQUEST_INIT;
+    ANSWER grokd_status_response *status = NULL;
+    CLIENT *client = NULL;
+    TestUser alice;
+    TestDaemon d;
+
+    start(&d, "");
+    client = test_connect(&d);
+    alice = test_user_start(&d, ALICE, 0, ask_for_much_work);
+    test_user_await(&alice);
+    request.text = "a b c";
+    for (int i = 0; i < 5; i++) {
+        ANSWER grokd_tokenize_response *answer = NULL;
+
+        assert(grokd_tokenize(client, &request, &answer, NULL) == GROKD_OK);
+    }
+    assert(grokd_status(client, &status, NULL) == GROKD_OK);
+    (void)printf("# %llu of %d were done before\n", (unsigned long long)status->requests_failed,
+                 N_HEAVY);
+    assert(status->requests_failed < N_HEAVY / 2);
+    test_user_end(&alice);
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
+/* Of requests that are given up before their prompts are made nothing stays. */
+static void give_up_much_work(const TestDaemon *d, TestUser *self) {
+    enum { N_BYTES = 1 << 20, N_AT_ONCE = 10, N_TIMES = 30 };
+    char *text = malloc(N_BYTES + 1);
+    const struct grokd_message message = {"user", text};
+    struct grokd_generate_request request = heavy(&message);
+    CLIENT *client = test_connect(d);
+
+    (void)self;
+    assert(text);
+    (void)memset(text, 'a', N_BYTES);
+    text[N_BYTES] = '\0';
+    for (int i = 0; i < N_TIMES; i++) {
+        struct grokd_list_models_response *list = NULL;
+        grokd_call *calls[N_AT_ONCE];
+
+        for (int k = 0; k < N_AT_ONCE; k++)
+            calls[k] = test_begin(client, &request);
+        for (int k = 0; k < N_AT_ONCE; k++)
+            (void)grokd_call_free(calls[k]);
+        assert(grokd_list_models(client, &list, NULL) == GROKD_OK); /* it has read them */
+        grokd_free(list);
+    }
+    free(text);
+}
+
+static void test_prompts_given_up_take_nothing(void) {
+    uint64_t n_before, n_after;
+    TestDaemon d;
+
+    start(&d, "");
+    test_as(&d, ALICE, 0, give_up_much_work); /* the first time buffers grow */
+    test_await_idle(&d);
+    n_before = resident_bytes(&d);
+    test_as(&d, ALICE, 0, give_up_much_work);
+    n_after = resident_bytes(&d);
+    (void)printf("# resident %llu KiB, then %llu KiB\n", (unsigned long long)n_before / 1024,
+                 (unsigned long long)n_after / 1024);
+    assert(n_after < n_before + (100 << 20));
+    test_daemon_stop(&d);
+}
+
 /* ---- endings ---- */
 
 static enum ends_stage stage;
@@ -161,6 +258,8 @@ int main(int argc, char **argv) {
         {"a_crowd_loses_nothing", test_a_crowd_loses_nothing, 60},
         {"a_flood_is_held_back", test_a_flood_is_held_back, 60},
         {"who_never_reads_is_alone", test_who_never_reads_is_alone, 60},
+        {"work_on_prompts_is_shared", test_work_on_prompts_is_shared, 60},
+        {"prompts_given_up_take_nothing", test_prompts_given_up_take_nothing, 60},
         {"every_way_to_end_at_every_stage", test_every_way_to_end_at_every_stage, 60},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
