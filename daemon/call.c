@@ -157,15 +157,20 @@ static uint64_t retry_us(const Daemon *d) {
                : MIN(MAX(interval * MAX(d->n_queued / 2, (size_t)1), RETRY_MIN_US), RETRY_MAX_US);
 }
 
+static void send_hint(Conn *c, uint64_t stream, const char *sentence, uint64_t us) {
+    uint8_t detail[RETRY_BYTES_MAX];
+    size_t n = retry_pack(us, detail);
+
+    conn_finish(c, stream, STATUS_RESOURCE_EXHAUSTED, sentence, detail, n);
+}
+
 /* Says what is wrong, and when to try again. */
 static void send_refusal(Conn *c, uint64_t stream, const char *why) {
     uint64_t us = retry_us(c->daemon);
     char sentence[ERROR_TEXT_MAX + 64];
-    uint8_t detail[RETRY_BYTES_MAX];
-    size_t n = retry_pack(us, detail);
 
     (void)snprintf(sentence, sizeof(sentence), "%s; try again in %.1f s", why, (double)us / 1e6);
-    conn_finish(c, stream, STATUS_RESOURCE_EXHAUSTED, sentence, detail, n);
+    send_hint(c, stream, sentence, us);
 }
 
 static void call_refuse(Call *call, const char *format, ...) PRINTF_FORMAT(2, 3);
@@ -258,15 +263,21 @@ bool call_set_timeout(Call *call, uint32_t ms) {
     return true;
 }
 
+/* Ends the call for n of what the user has too much of. */
+static void refuse_charge(Call *call, enum quota_kind kind, uint64_t n, const Error *error) {
+    if (quota_may_ever(call->account, kind, n))
+        call_refuse(call, "%s", error->text);
+    else
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error->text);
+}
+
 bool call_charge(Call *call, size_t n_bytes) {
     Error error = ERROR_INIT;
-    int r;
 
     if (n_bytes == 0)
         return true;
-    r = quota_charge(call->account, QUOTA_BYTES, n_bytes, &error);
-    if (r != 0) {
-        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
+    if (quota_charge(call->account, QUOTA_BYTES, n_bytes, &error) != 0) {
+        refuse_charge(call, QUOTA_BYTES, n_bytes, &error);
         return false;
     }
     call->n_charged_bytes += n_bytes;
@@ -414,25 +425,44 @@ bool call_set_actor(Call *call, const char *actor) {
 
 /* ---- what is computed ---- */
 
+/* Returns false where the call is over. */
+static bool check_window(Call *call, uint64_t n) {
+    Daemon *d = call->daemon;
+    Error error = ERROR_INIT;
+    uint64_t us;
+
+    if (quota_check_window(&d->quota, call->account, n, daemon_now_us(d), &us, &error) == 0)
+        return true;
+    if (us > 0) { /* the sentence says so */
+        send_hint(call->conn, call->stream, error.text, us);
+        finish(call, status_name(STATUS_RESOURCE_EXHAUSTED));
+    } else {
+        refuse_charge(call, QUOTA_WINDOW, n, &error);
+    }
+    return false;
+}
+
 bool call_charge_job(Call *call, Job *job) {
     bool is_generate = job->params.mode == GK_GENERATE;
     uint64_t n = job->n_tokens + (is_generate ? job->params.n_tokens_max : 0);
     uint64_t n_pages = n / GK_KV_PAGE_POSITIONS + (n % GK_KV_PAGE_POSITIONS > 0);
-    Daemon *d = call->daemon;
     Error error = ERROR_INIT;
-    int r;
 
     if (n == 0)
         return true; /* the worker refuses it */
-    r = quota_check_context(call->account, n, &error);
-    if (r == 0)
-        r = quota_check_window(&d->quota, call->account, n, daemon_now_us(d), &error);
-    if (r == 0)
-        r = quota_charge(call->account, QUOTA_KV_PAGES, n_pages, &error);
-    if (r == 0 && (r = quota_charge(call->account, QUOTA_TOKENS, n, &error)) != 0)
-        quota_release(call->account, QUOTA_KV_PAGES, n_pages);
-    if (r != 0) {
+    if (quota_check_context(call->account, n, &error) != 0) {
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
+        return false;
+    }
+    if (!check_window(call, n))
+        return false;
+    if (quota_charge(call->account, QUOTA_KV_PAGES, n_pages, &error) != 0) {
+        refuse_charge(call, QUOTA_KV_PAGES, n_pages, &error);
+        return false;
+    }
+    if (quota_charge(call->account, QUOTA_TOKENS, n, &error) != 0) {
+        quota_release(call->account, QUOTA_KV_PAGES, n_pages);
+        refuse_charge(call, QUOTA_TOKENS, n, &error);
         return false;
     }
     job->account = call->account;

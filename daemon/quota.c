@@ -361,18 +361,24 @@ static uint64_t wait_us(const Quota *q, const Account *a, uint64_t n, uint64_t u
     return 0;
 }
 
-int quota_check_window(const Quota *q, Account *a, uint64_t n, uint64_t now_us, Error *reterr) {
+bool quota_may_ever(const Account *a, enum quota_kind kind, uint64_t n) {
+    return fits(a, /* n_actors= */ 1, a->user->max[kind], 0, 0, n);
+}
+
+int quota_check_window(const Quota *q, Account *a, uint64_t n, uint64_t now_us,
+                       uint64_t *ret_wait_us, Error *reterr) {
     User *user = a->user;
     uint64_t used, share, wait;
     char hint[64] = "";
 
+    *ret_wait_us = 0;
     window_turn(&user->window, q->window_us, now_us);
     window_turn(&a->window, q->window_us, now_us);
     used = user->window.sum + user->used[QUOTA_TOKENS] - user->n_spent;
     share = a->window.sum + a->used[QUOTA_TOKENS] - a->n_spent;
     if (fits(a, n_window_sharing(a), user->max[QUOTA_WINDOW], used, share, n))
         return 0;
-    wait = wait_us(q, a, n, used, share, now_us);
+    wait = *ret_wait_us = wait_us(q, a, n, used, share, now_us);
     if (wait > 0)
         (void)snprintf(hint, sizeof(hint), "; they fit in %" PRIu64 " s",
                        (wait + 999999) / 1000000);

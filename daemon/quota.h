@@ -96,8 +96,12 @@ void quota_release(Account *a, enum quota_kind slot, uint64_t n);
  * QUOTA_E_EXCEEDED. */
 int quota_check_context(const Account *a, uint64_t n, Error *reterr);
 /* Whether so many tokens more keep the window's limit, counting those in flight that are not spent
- * yet. Returns 0, QUOTA_E_EXCEEDED: reterr says when they would fit. */
-int quota_check_window(const Quota *q, Account *a, uint64_t n, uint64_t now_us, Error *reterr);
+ * yet. Returns 0, QUOTA_E_EXCEEDED: reterr says when they would fit, *ret_wait_us too; 0: that is
+ * not known, or never. */
+int quota_check_window(const Quota *q, Account *a, uint64_t n, uint64_t now_us,
+                       uint64_t *ret_wait_us, Error *reterr);
+/* Whether n could be charged if nothing else were. */
+bool quota_may_ever(const Account *a, enum quota_kind kind, uint64_t n);
 /* Tokens were computed, of those charged as in flight. */
 void quota_spend(const Quota *q, Account *a, uint64_t n_prompt, uint64_t n_generated,
                  uint64_t now_us);

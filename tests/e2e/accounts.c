@@ -48,13 +48,16 @@ static int ask(grokd_client *client, uint32_t n, const char *actor, struct grokd
     return test_finish(call, NULL, error);
 }
 
-static void expect_refusal(grokd_client *client, uint32_t n, const char *actor, const char *words) {
+/* Returns when to try again, in milliseconds; 0: it is not said. */
+static uint32_t expect_refusal(grokd_client *client, uint32_t n, const char *actor,
+                               const char *words) {
     struct grokd_error error = {0};
 
     assert(ask(client, n, actor, &error) == GROKD_RESOURCE_EXHAUSTED);
     if (!strstr(error.text, words))
         (void)printf("%s\n", error.text);
     assert(strstr(error.text, words));
+    return error.retry_after_ms;
 }
 
 static void expect_answer(grokd_client *client, uint32_t n, const char *actor) {
@@ -77,8 +80,8 @@ static void hold_two(const TestDaemon *d, TestUser *self) {
 
     await_text(one);
     await_text(two);
-    expect_refusal(client, 1, NULL, "max_user_requests");
-    expect_refusal(client, 1, NULL, "user 2001 has 2 requests under way");
+    (void)expect_refusal(client, 1, NULL, "max_user_requests");
+    (void)expect_refusal(client, 1, NULL, "user 2001 has 2 requests under way");
     test_user_ready(self);
 }
 
@@ -86,7 +89,7 @@ static void may_not_one_more(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
 
     (void)self;
-    expect_refusal(client, 1, NULL, "max_user_requests");
+    (void)expect_refusal(client, 1, NULL, "max_user_requests");
 }
 
 static void may(const TestDaemon *d, TestUser *self) {
@@ -119,7 +122,7 @@ static void connect_twice(const TestDaemon *d, TestUser *self) {
     (void)self;
     expect_answer(one, 1, NULL);
     expect_answer(two, 1, NULL);
-    expect_refusal(three, 1, NULL, "max_user_connections");
+    (void)expect_refusal(three, 1, NULL, "max_user_connections");
 }
 
 static void connect_thrice(const TestDaemon *d, TestUser *self) {
@@ -156,9 +159,10 @@ static void exceed_each(const TestDaemon *d, TestUser *self) {
 
     (void)self;
     expect_answer(client, 20, NULL);
-    expect_refusal(client, 300, NULL, "tokens in flight");
-    expect_refusal(client, 300, NULL, "limit of 290 (max_user_tokens)");
-    expect_refusal(client, 700, NULL, "max_user_context");
+    (void)expect_refusal(client, 300, NULL, "tokens in flight");
+    /* That would never do. */
+    assert(expect_refusal(client, 300, NULL, "limit of 290 (max_user_tokens)") == 0);
+    assert(expect_refusal(client, 700, NULL, "max_user_context") == 0);
     for (size_t i = 0; i < sizeof(text) - 1; i++)
         text[i] = i % 2 ? ' ' : 'x';
     text[sizeof(text) - 1] = '\0';
@@ -185,9 +189,9 @@ static void exceed_pages(const TestDaemon *d, TestUser *self) {
 
     (void)self;
     await_text(long_one);
-    expect_refusal(client, 200, NULL,
-                   "KV pages, and 4 more would exceed the limit of 64 "
-                   "(max_user_kv_pages)");
+    assert(expect_refusal(client, 200, NULL,
+                          "KV pages, and 4 more would exceed the limit of 64 "
+                          "(max_user_kv_pages); try again in") > 0);
     expect_answer(client, 20, NULL); /* one page is left */
 }
 
@@ -215,7 +219,7 @@ static void find_window_used(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
 
     (void)self;
-    expect_refusal(client, 150, NULL, "they fit in");
+    assert(expect_refusal(client, 150, NULL, "they fit in") > 3000000); /* of 3600 s */
 }
 
 static void test_window_outlives_the_connection(void) {
@@ -239,7 +243,7 @@ static void work_for_actors(const TestDaemon *d, TestUser *self) {
     request.actor = "greedy";
     greedy = test_begin(client, &request);
     await_text(greedy);
-    expect_refusal(client, 500, "greedy", "actor 'greedy' of user 2001 may not have");
+    (void)expect_refusal(client, 500, "greedy", "actor 'greedy' of user 2001 may not have");
     expect_answer(client, 200, "modest");
     expect_answer(client, 1000, NULL);
     assert(ask(client, 1, "a\nb", &error) == GROKD_INVALID_ARGUMENT);

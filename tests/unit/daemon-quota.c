@@ -177,7 +177,9 @@ static void test_actors_are_bounded(void) {
 
 /* Charges, computes and gives back n tokens. */
 static void work(Account *a, uint64_t n, uint64_t now_us) {
-    assert(quota_check_window(&q, a, n, now_us, &error) == 0);
+    uint64_t wait;
+
+    assert(quota_check_window(&q, a, n, now_us, &wait, &error) == 0);
     assert(quota_charge(a, QUOTA_TOKENS, n, &error) == 0);
     quota_spend(&q, a, n, 0, now_us);
     quota_settle(a, n);
@@ -187,29 +189,31 @@ static void work(Account *a, uint64_t n, uint64_t now_us) {
 static void test_window_slides(void) {
     static const uint64_t limits[_QUOTA_N] = {[QUOTA_WINDOW] = 100};
     const uint64_t s = 1000000;
+    uint64_t wait;
     Account *a;
 
     begin();
     a = connect_user(7, limits);
     work(a, 60, 100 * s);
     work(a, 40, 105 * s);
-    assert(quota_check_window(&q, a, 1, 105 * s, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 1, 105 * s, &wait, &error) == QUOTA_E_EXCEEDED);
     assert(strstr(error.text, "max_user_window_tokens") && strstr(error.text, "fit in 12 s"));
-    assert(quota_check_window(&q, a, 61, 106 * s, &error) == QUOTA_E_EXCEEDED);
+    assert(wait == 12 * s && quota_may_ever(a, QUOTA_WINDOW, 100));
+    assert(quota_check_window(&q, a, 61, 106 * s, &wait, &error) == QUOTA_E_EXCEEDED);
     assert(strstr(error.text, "fit in 16 s"));
-    assert(quota_check_window(&q, a, 101, 106 * s, &error) == QUOTA_E_EXCEEDED);
-    assert(!strstr(error.text, "fit in"));
+    assert(quota_check_window(&q, a, 101, 106 * s, &wait, &error) == QUOTA_E_EXCEEDED);
+    assert(!strstr(error.text, "fit in") && wait == 0 && !quota_may_ever(a, QUOTA_WINDOW, 101));
     /* It is there when the sentence said so, not before. */
-    assert(quota_check_window(&q, a, 60, 117 * s - 1, &error) == QUOTA_E_EXCEEDED);
-    assert(quota_check_window(&q, a, 60, 117 * s, &error) == 0);
-    assert(quota_check_window(&q, a, 61, 117 * s, &error) == QUOTA_E_EXCEEDED);
-    assert(quota_check_window(&q, a, 100, 122 * s, &error) == 0);
+    assert(quota_check_window(&q, a, 60, 117 * s - 1, &wait, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 60, 117 * s, &wait, &error) == 0);
+    assert(quota_check_window(&q, a, 61, 117 * s, &wait, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 100, 122 * s, &wait, &error) == 0);
     /* Coming again empties nothing; time does. */
     work(a, 100, 200 * s);
     quota_release(a, QUOTA_CONNECTIONS, 1);
     quota_sweep(&q, 201 * s);
     a = connect_user(7, limits);
-    assert(quota_check_window(&q, a, 1, 202 * s, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 1, 202 * s, &wait, &error) == QUOTA_E_EXCEEDED);
     quota_release(a, QUOTA_CONNECTIONS, 1);
     quota_sweep(&q, 300 * s);
     assert(list_is_empty(&q.users));
@@ -218,22 +222,23 @@ static void test_window_slides(void) {
 
 static void test_window_counts_what_is_in_flight(void) {
     static const uint64_t limits[_QUOTA_N] = {[QUOTA_WINDOW] = 100};
+    uint64_t wait;
     Account *a;
 
     begin();
     a = connect_user(7, limits);
-    assert(quota_check_window(&q, a, 80, 5, &error) == 0);
+    assert(quota_check_window(&q, a, 80, 5, &wait, &error) == 0);
     assert(quota_charge(a, QUOTA_TOKENS, 80, &error) == 0);
-    assert(quota_check_window(&q, a, 21, 5, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 21, 5, &wait, &error) == QUOTA_E_EXCEEDED);
     assert(strstr(error.text, "under way must end"));
     quota_spend(&q, a, 30, 5, 6); /* moves from one to the other: nothing is counted twice */
     assert(quota_window_tokens(&q, a, 6) == 35);
-    assert(quota_check_window(&q, a, 20, 6, &error) == 0);
-    assert(quota_check_window(&q, a, 21, 6, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 20, 6, &wait, &error) == 0);
+    assert(quota_check_window(&q, a, 21, 6, &wait, &error) == QUOTA_E_EXCEEDED);
     quota_settle(a, 35);
     quota_release(a, QUOTA_TOKENS, 80); /* it ended early: what it left is free */
-    assert(quota_check_window(&q, a, 65, 6, &error) == 0);
-    assert(quota_check_window(&q, a, 66, 6, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 65, 6, &wait, &error) == 0);
+    assert(quota_check_window(&q, a, 66, 6, &wait, &error) == QUOTA_E_EXCEEDED);
     assert(quota_prompt_speed(a, 7) > 0 && quota_generated_speed(a, 7) > 0);
     assert(quota_prompt_speed(a, 60000000) == 0);
     quota_release(a, QUOTA_CONNECTIONS, 1);
@@ -243,6 +248,7 @@ static void test_window_counts_what_is_in_flight(void) {
 /* Of a prompt that was in the cache. */
 static void test_window_has_what_is_computed(void) {
     static const uint64_t limits[_QUOTA_N] = {[QUOTA_WINDOW] = 100};
+    uint64_t wait;
     Account *a;
 
     begin();
@@ -250,13 +256,13 @@ static void test_window_has_what_is_computed(void) {
     assert(quota_charge(a, QUOTA_TOKENS, 80, &error) == 0);
     quota_spare(a, 60);
     assert(quota_window_tokens(&q, a, 5) == 0);
-    assert(quota_check_window(&q, a, 80, 5, &error) == 0);
-    assert(quota_check_window(&q, a, 81, 5, &error) == QUOTA_E_EXCEEDED);
+    assert(quota_check_window(&q, a, 80, 5, &wait, &error) == 0);
+    assert(quota_check_window(&q, a, 81, 5, &wait, &error) == QUOTA_E_EXCEEDED);
     quota_spend(&q, a, 15, 5, 6);
     quota_settle(a, 80);
     quota_release(a, QUOTA_TOKENS, 80);
     assert(quota_window_tokens(&q, a, 6) == 20);
-    assert(quota_check_window(&q, a, 80, 6, &error) == 0);
+    assert(quota_check_window(&q, a, 80, 6, &wait, &error) == 0);
     quota_release(a, QUOTA_CONNECTIONS, 1);
     quota_deinit(&q);
 }
