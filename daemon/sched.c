@@ -35,6 +35,10 @@
  * it, and then users with more than twice as many running as the newcomer's user would have; they
  * go on after RESUME_US; what room was made stays for whom it was made. The first entry that
  * doesn't fit is passed by others that do until it was blocked for HOLD_US; then they wait for it.
+ * And then, where its user runs nothing at all, it takes turns with those that run: one makes room
+ * that has given tokens for TURN_US, or for TURN_PROMPTS times what its prompt took where that is
+ * longer, as it may have to be computed again. So one request that has all the memory keeps nobody
+ * out until it ends. Prompts are not interrupted so: what is done of them would be done in vain.
  *
  * A shared deficit per step was rejected (it ties shares to the length of steps), and so was a time
  * share: what a token costs depends on who else is in the step.
@@ -59,6 +63,8 @@
 #define AGE_US        30000000
 #define HOLD_US       2000000
 #define RESUME_US     1000000
+#define TURN_US       10000000
+#define TURN_PROMPTS  2
 /* Entries that are tried in vain before something ends. */
 #define TRIES_MAX 8
 /* Steps after which costs are believed enough to end a request for them, and how far. */
@@ -303,19 +309,31 @@ bool sched_is_full(const Sched *s) {
     return s->n_running >= s->options.n_running_max;
 }
 
+static bool is_held_up(const SchedEntry *e, uint64_t now_us) {
+    return e->blocked_us > 0 && now_us - e->blocked_us >= HOLD_US;
+}
+
 SchedEntry *sched_next(Sched *s, uint64_t now_us) {
     SchedEntry *first;
 
     age_all(s, now_us);
-    if (s->n_waiting == 0 || s->n_tried >= TRIES_MAX)
+    if (s->n_waiting == 0)
         return NULL;
     first = find_first(s, false, now_us);
     if (first && was_tried(s, first)) {
-        if (s->n_claims > 0 || now_us - first->blocked_us >= HOLD_US)
+        if (is_held_up(first, now_us)) /* somebody's turn may be over */
+            return sched_victim(s, first, now_us) ? first : NULL;
+        if (s->n_claims > 0)
             return NULL;
         first = find_first(s, true, now_us);
     }
-    return first && sched_is_full(s) && !sched_victim(s, first) ? NULL : first;
+    if (!first || s->n_tried >= TRIES_MAX)
+        return NULL;
+    if (!sched_is_full(s) || sched_victim(s, first, now_us))
+        return first;
+    if (first->blocked_us == 0)
+        first->blocked_us = now_us;
+    return NULL;
 }
 
 /* The one that has come least far, as far as we know. */
@@ -323,7 +341,31 @@ static SchedEntry *last_started(SchedEntry *a, SchedEntry *b) {
     return !a || b->started > a->started ? b : a;
 }
 
-SchedEntry *sched_victim(const Sched *s, const SchedEntry *e) {
+static bool is_turn_over(const SchedEntry *e, uint64_t now_us) {
+    return e->decoding_us > 0 &&
+           now_us - e->decoding_us >=
+               MAX((uint64_t)TURN_US, TURN_PROMPTS * (e->decoding_us - e->started_us));
+}
+
+/* Of those whose turn is over, the one that has run longest; NULL also where all of them together
+ * would not make room enough, as then they may as well go on. */
+static SchedEntry *find_turn_over(const Sched *s, const SchedEntry *e, uint64_t now_us) {
+    SchedEntry *longest = NULL;
+    uint64_t n_kept = 0;
+
+    list_for_each (node, &s->active)
+        list_for_each (at, &container_of(node, SchedUser, node)->running) {
+            SchedEntry *other = entry_of(at);
+
+            if (!is_turn_over(other, now_us))
+                n_kept += other->n_pages;
+            else if (!longest || other->started < longest->started)
+                longest = other;
+        }
+    return n_kept + e->n_pages <= s->options.n_pages ? longest : NULL;
+}
+
+SchedEntry *sched_victim(const Sched *s, const SchedEntry *e, uint64_t now_us) {
     size_t n_most = 2 * (e->user->n_running + 1) - 1;
     SchedEntry *victim = NULL;
     SchedUser *over = NULL;
@@ -343,6 +385,8 @@ SchedEntry *sched_victim(const Sched *s, const SchedEntry *e) {
     if (!victim && over)
         list_for_each (at, &over->running)
             victim = last_started(victim, entry_of(at));
+    if (!victim && e->user->n_running == 0 && is_held_up(e, now_us))
+        victim = find_turn_over(s, e, now_us);
     return victim;
 }
 
@@ -362,6 +406,8 @@ void sched_start(Sched *s, SchedEntry *e, uint64_t now_us) {
     e->is_running = true;
     e->blocked_us = 0;
     e->started = ++s->n_starts;
+    e->started_us = now_us;
+    e->decoding_us = 0;
     e->user->n_waiting--;
     e->user->n_running++;
     s->n_waiting--;
@@ -571,6 +617,8 @@ static void rotate(Sched *s, uint64_t now_us) {
         SchedEntry *e = s->planned[i];
 
         e->served_us = now_us;
+        if (is_decoding(e) && e->decoding_us == 0)
+            e->decoding_us = now_us;
         list_unlink(&e->node);
         list_push_back(&e->user->running, &e->node);
     }

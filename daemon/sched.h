@@ -23,6 +23,7 @@ typedef struct SchedEntry {
     bool has_token;       /* caller's: its first has come */
     uint32_t n_drafts;    /* caller's, while n_pending is 1: guesses of what comes then */
     uint64_t deadline_us; /* caller's; 0: none */
+    uint32_t n_pages;     /* caller's: of memory, at most */
     uint32_t n_rows;      /* of the step planned last, n_draft_rows of them for drafts */
     uint32_t n_draft_rows;
     uint32_t n_ahead; /* while it waits, from sched_rank(): how many start before it */
@@ -31,10 +32,12 @@ typedef struct SchedEntry {
     SchedUser *user;
     enum sched_class class;
     bool is_running, is_aged;
-    uint64_t number;     /* order of arrival */
-    uint64_t served_us;  /* came, or had a row */
-    uint64_t started;    /* order of starting */
-    uint64_t blocked_us; /* since when it can't start though it may; 0: it is not so */
+    uint64_t number;      /* order of arrival */
+    uint64_t served_us;   /* came, or had a row */
+    uint64_t started;     /* order of starting */
+    uint64_t started_us;  /* since when it runs … */
+    uint64_t decoding_us; /* … and since when it gives tokens; 0: not yet */
+    uint64_t blocked_us;  /* since when it can't start though it may; 0: it is not so */
     uint64_t blocked_epoch;
     bool has_claim;        /* others were suspended for it */
     uint64_t suspended_us; /* when it last made room; 0: never */
@@ -45,6 +48,7 @@ typedef struct SchedEntry {
 struct sched_options {
     size_t n_entries_max;
     size_t n_running_max;
+    uint64_t n_pages;           /* of memory, for all of them */
     uint32_t n_rows_max;        /* of one step: at least n_running_max + 1 */
     uint32_t n_prompt_rows_max; /* of these for prompts */
     uint64_t target_us;         /* prompts may stretch the time between two tokens up to this */
@@ -88,7 +92,7 @@ SchedEntry *sched_next(Sched *s, uint64_t now_us);
 /* All places for running entries are taken. */
 bool sched_is_full(const Sched *s);
 /* An entry that should make room for this one, or NULL. */
-SchedEntry *sched_victim(const Sched *s, const SchedEntry *entry);
+SchedEntry *sched_victim(const Sched *s, const SchedEntry *entry, uint64_t now_us);
 /* It runs from now on: n_pending is set. */
 void sched_start(Sched *s, SchedEntry *entry, uint64_t now_us);
 /* It can't have what it needs before something else ends. */

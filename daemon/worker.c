@@ -115,8 +115,10 @@ static Job *job_of(SchedEntry *entry) {
 
 static void set_options(const Worker *w, struct sched_options *o, const GkEngine *engine) {
     const struct gk_model_info *info = gk_engine_info(engine);
+    uint64_t n_free;
 
     *o = w->options;
+    gk_engine_kv_pages(engine, &n_free, &o->n_pages);
     o->n_rows_max = info->n_rows_max;
     o->n_running_max = MIN(o->n_running_max, (size_t)info->n_sequences_max);
     o->n_prompt_rows_max = MIN(o->n_prompt_rows_max, info->n_rows_max);
@@ -164,7 +166,8 @@ static void take_job(Worker *w, Job *job) {
         end_refused(w, job);
         return;
     }
-    job->entry = (SchedEntry){.deadline_us = job->deadline_us};
+    job->entry =
+        (SchedEntry){.deadline_us = job->deadline_us, .n_pages = (uint32_t)job->n_charged_pages};
     sched_add(&job->lane->sched, &job->entry, job->uid, job->class, now_us());
     job->lane->has_newcomers = true;
 }
@@ -221,7 +224,7 @@ static void try_start(Worker *w, Job *job) {
 
     for (;;) {
         r = sched_is_full(sched) ? GK_E_BUSY : take_sequence(job);
-        victim = r == GK_E_BUSY ? sched_victim(sched, &job->entry) : NULL;
+        victim = r == GK_E_BUSY ? sched_victim(sched, &job->entry, now_us()) : NULL;
         if (!victim)
             break;
         suspend(job_of(victim), job);

@@ -56,6 +56,7 @@ static uint32_t random_below(uint32_t n) {
 static void begin(struct shape shape, uint32_t n_pages) {
     struct sched_options options = {.n_entries_max = N_REQUESTS,
                                     .n_running_max = N_RUNNING,
+                                    .n_pages = n_pages,
                                     .n_rows_max = N_ROWS,
                                     .n_prompt_rows_max = N_STEP_ROWS,
                                     .target_us = TARGET_US};
@@ -95,6 +96,7 @@ static struct request *arrive(uint32_t uid, enum sched_class class, uint32_t n_p
                               .n_pages = (n_prompt + MIN(n_tokens, 1000u)) / PAGE_TOKENS + 1,
                               .came_us = sim.now_us,
                               .last_token_us = sim.now_us};
+        r->entry.n_pages = r->n_pages;
         sched_add(&sim.sched, &r->entry, uid, class, sim.now_us);
         return r;
     }
@@ -127,7 +129,7 @@ static void start_waiting(void) {
         assert(r->is_alive && !e->is_running);
         assert(r->class != SCHED_CLASS_BATCH || e->is_aged || !has_foreground());
         while ((sched_is_full(&sim.sched) || sim.n_free_pages < r->n_pages) &&
-               (victim = sched_victim(&sim.sched, e))) {
+               (victim = sched_victim(&sim.sched, e, sim.now_us))) {
             assert(victim->is_running && victim != e);
             sim.n_free_pages += request_of(victim)->n_pages;
             request_of(victim)->n_suspended++;
@@ -502,6 +504,74 @@ static void test_a_large_one_is_not_passed_for_ever(void) {
     end_all();
 }
 
+/* One user's request has all the memory, or all the places; others come while it runs. They take
+ * turns, and all end with all their tokens. */
+static void check_turns(uint32_t n_pages, size_t n_places) {
+    uint64_t longest_us = 0;
+    struct request *giant;
+
+    begin(shapes[1], n_pages);
+    sim.sched.options.n_running_max = n_places;
+    giant = arrive(0, SCHED_CLASS_NORMAL, 100, 1000);
+    for (int i = 0; i < 300; i++)
+        step();
+    for (uint32_t uid = 1; giant->is_alive; uid = uid % 7 + 1) {
+        struct request *r = arrive(uid, SCHED_CLASS_NORMAL, 100, 50);
+        uint64_t came_us = sim.now_us;
+
+        while (!r->entry.is_running)
+            step();
+        longest_us = MAX(longest_us, sim.now_us - came_us);
+        while (r->is_alive)
+            step();
+    }
+    (void)printf("# %lu others; the one that waited longest did so for %.1f s\n",
+                 (unsigned long)sim.n_ended - 1, (double)longest_us / SECOND);
+    assert(longest_us < 15 * SECOND && sim.n_resumed > 0 && sim.n_ended > 3);
+    while (sim.sched.n_entries > 0)
+        step();
+    assert(sim.n_tokens[0] >= 1100);
+    end_all();
+}
+
+static void test_large_ones_take_turns(void) {
+    check_turns(20, N_RUNNING);
+    check_turns(1000, 1);
+}
+
+static uint32_t n_small_users;
+
+static void small_and_long(void) {
+    for (uint32_t uid = 1; uid <= n_small_users; uid++)
+        keep_busy(uid, SCHED_CLASS_NORMAL, 1, 100, 900);
+}
+
+/* And so does one that needs all the memory where others' requests last long: neither it nor they
+ * wait until the others have ended. */
+static void test_a_large_one_has_its_turn(void) {
+    struct request *r;
+    uint64_t n_before[8];
+
+    begin(shapes[1], 60);
+    n_small_users = 3; /* 18 pages each */
+    run_until(2000, small_and_long);
+    r = arrive(0, SCHED_CLASS_NORMAL, 2700, 1000);
+    while (!r->entry.is_running) {
+        small_and_long();
+        step();
+        assert(sim.now_us - r->came_us < 60 * SECOND);
+    }
+    (void)printf("# it waited %.1f s\n", (double)(sim.now_us - r->came_us) / SECOND);
+    (void)memcpy(n_before, sim.n_tokens, sizeof(n_before));
+    while (r->is_alive) {
+        small_and_long();
+        step();
+    }
+    for (uint32_t uid = 1; uid <= 3; uid++)
+        assert(sim.n_tokens[uid] > n_before[uid] + 100);
+    end_all();
+}
+
 /* ---- what the queue is told ---- */
 
 static void test_places_count_down(void) {
@@ -585,6 +655,8 @@ int main(int argc, char **argv) {
         TEST(room_is_made_for_newcomers),
         TEST(coming_again_suspends_nobody_again),
         TEST(a_large_one_is_not_passed_for_ever),
+        TEST(large_ones_take_turns),
+        TEST(a_large_one_has_its_turn),
         TEST(places_count_down),
         TEST(late_ones_are_not_computed),
         TEST(costs_are_learnt),
