@@ -1,9 +1,9 @@
 /*
  * See worker.h.
  *
- * One round: take new jobs, let go of cancelled and late ones, give sequences to those that wait as
- * each engine's scheduler says (sched.c), and run one step of each engine that has sequences. So a
- * cancellation waits for one step at most.
+ * One round: let go of cancelled jobs, take new ones, let go of late ones, give sequences to those
+ * that wait as each engine's scheduler says (sched.c), and run one step of each engine that has
+ * sequences. So a cancellation waits for one step at most.
  *
  * A sequence that must make room is suspended: its request waits again, and goes on to the same
  * tokens when its turn comes.
@@ -78,13 +78,18 @@ static enum status_code code_of(int r) {
     }
 }
 
-static void end_cancelled(Worker *w, bool all) {
-    list_for_each_safe (node, &w->jobs) {
+static void end_cancelled(Worker *w, ListNode *jobs) {
+    list_for_each_safe (node, jobs) {
         Job *job = container_of(node, Job, letter.node);
 
-        if (all || atomic_load(&job->is_cancelled))
-            end_job(w, job, GK_FINISH_NONE, all ? STATUS_UNAVAILABLE : STATUS_CANCELLED);
+        if (atomic_load(&job->is_cancelled))
+            end_job(w, job, GK_FINISH_NONE, STATUS_CANCELLED);
     }
+}
+
+static void end_all(Worker *w) {
+    list_for_each_safe (node, &w->jobs)
+        end_job(w, container_of(node, Job, letter.node), GK_FINISH_NONE, STATUS_UNAVAILABLE);
 }
 
 static void end_late(Worker *w) {
@@ -369,6 +374,8 @@ static void step(Worker *w, Lane *lane) {
     sched_done(sched, now_us() - begun_us); /* telling takes its time, too */
 }
 
+/* Those whose calls are gone end first, old and new: then there are no more than n_jobs_max, which
+ * is what each scheduler has room for. */
 static void take_jobs(Worker *w) {
     ListNode jobs;
 
@@ -379,6 +386,8 @@ static void take_jobs(Worker *w) {
     else
         mailbox_take(&w->inbox, &jobs);
     atomic_store(&w->is_busy, true);
+    end_cancelled(w, &w->jobs);
+    end_cancelled(w, &jobs);
     list_for_each_safe (node, &jobs) {
         list_unlink(node);
         take_job(w, container_of(node, Job, letter.node));
@@ -390,7 +399,6 @@ static void *worker_run(void *userdata) {
 
     while (!atomic_load(&w->is_stopping)) {
         take_jobs(w);
-        end_cancelled(w, false);
         end_late(w);
         list_for_each (node, &w->lanes) {
             Lane *lane = container_of(node, Lane, node);
@@ -406,7 +414,7 @@ static void *worker_run(void *userdata) {
                 step(w, container_of(node, Lane, node));
     }
     mailbox_take(&w->inbox, &w->jobs);
-    end_cancelled(w, true);
+    end_all(w);
     send_letters(w);
     return NULL;
 }

@@ -204,6 +204,51 @@ static void test_cancel_and_disconnect_in_prefill(void) {
     test_daemon_stop(&d);
 }
 
+static int come_and_go(const TestDaemon *d, const struct grokd_generate_request *request) {
+    CLIENT *client = test_connect(d);
+    struct grokd_list_models_response *list = NULL;
+    grokd_call *calls[6];
+    int r;
+
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = test_begin(client, request);
+    r = grokd_list_models(client, &list, NULL); /* it has read them */
+    assert(r == GROKD_OK || r == GROKD_RESOURCE_EXHAUSTED);
+    grokd_free(list);
+    client = grokd_client_free(client);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = grokd_call_free(calls[i]);
+    return (int)ARRAY_SIZE(calls);
+}
+
+/* During one step, more requests come and go than there may be. */
+static void test_many_come_and_go_in_one_step(void) {
+    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
+    struct grokd_generate_request request = long_prompt(3000), small = request;
+    int n_calls = 0, n_done = 0, r;
+    TestDaemon d;
+
+    small.n_tokens = 10;
+    test_daemon_init(&d);
+    test_daemon_configure(&d, "[engine]\nprefix_cache = no\nthreads = 1\n"
+                              "[limits]\nmax_requests = 8\n");
+    test_daemon_spawn(&d, options);
+    test_daemon_await(&d, "READY=1");
+    for (int i = 0; i < 3; i++) {
+        CLIENT *client = test_connect(&d);
+        CALL *call = test_begin(client, &request);
+
+        for (int k = 0; k < 20; k++)
+            n_calls += come_and_go(&d, &small);
+        r = test_finish(call, NULL, NULL);
+        assert(r == GROKD_OK || r == GROKD_RESOURCE_EXHAUSTED);
+        n_done += r == GROKD_OK;
+    }
+    assert(n_done > 0);
+    (void)printf("# %d came and went\n", n_calls);
+    test_daemon_stop(&d);
+}
+
 static void test_deadlines_end_streams_and_scores(void) {
     TestDaemon d;
     CLIENT *client = test_connect(test_daemon_start(&d));
@@ -309,6 +354,7 @@ int main(int argc, char **argv) {
         {"disconnect_ends_the_work", test_disconnect_ends_the_work, 30},
         {"freed_call_is_cancelled", test_freed_call_is_cancelled, 30},
         {"cancel_and_disconnect_in_prefill", test_cancel_and_disconnect_in_prefill, 30},
+        TEST(many_come_and_go_in_one_step),
         {"deadlines_end_streams_and_scores", test_deadlines_end_streams_and_scores, 30},
         {"killed_clients_leave_nothing_behind", test_killed_clients_leave_nothing_behind, 30},
         {"slow_reader_stalls_itself_alone", test_slow_reader_stalls_itself_alone, 60},
