@@ -6,7 +6,9 @@
  *
  * Whatever ends a call, finish() is where it happens, once: an answer, a refusal, a deadline, a
  * Cancel, a disconnect, the daemon's end. It lets go of all that the call holds. The worker's job
- * is not waited for: it is told to end, and comes back to a call that is no longer there.
+ * is not waited for: it is told to end, and comes back to a call that is no longer there. Until
+ * then it counts as a request: who asks and goes again and again during one step would fill the
+ * worker's inbox with what is in nobody's accounts.
  */
 #include "daemon/call.h"
 
@@ -110,7 +112,12 @@ static void let_go(Call *call) {
     (void)embed_free(call->embed);
     if (call->n_charged_bytes > 0)
         quota_release(call->account, QUOTA_BYTES, call->n_charged_bytes);
-    quota_release(call->account, QUOTA_REQUESTS, 1);
+    if (call->job) {
+        call->job->holds_request = true;
+        d->n_given_up++;
+    } else {
+        quota_release(call->account, QUOTA_REQUESTS, 1);
+    }
     list_unlink(&call->dirty_node);
     list_unlink(&call->id_node);
     list_unlink(&call->conn_node);
@@ -173,8 +180,7 @@ static void send_refusal(Conn *c, uint64_t stream, const char *why) {
     send_hint(c, stream, sentence, us);
 }
 
-static void call_refuse(Call *call, const char *format, ...) PRINTF_FORMAT(2, 3);
-static void call_refuse(Call *call, const char *format, ...) {
+void call_refuse(Call *call, const char *format, ...) {
     char sentence[ERROR_TEXT_MAX];
     va_list args;
 
@@ -444,12 +450,11 @@ static bool check_window(Call *call, uint64_t n) {
 
 bool call_charge_job(Call *call, Job *job) {
     bool is_generate = job->params.mode == GK_GENERATE;
-    uint64_t n = job->n_tokens + (is_generate ? job->params.n_tokens_max : 0);
+    /* An empty one, which the worker refuses, counts as one token. */
+    uint64_t n = MAX(job->n_tokens + (is_generate ? job->params.n_tokens_max : 0), (size_t)1);
     uint64_t n_pages = n / GK_KV_PAGE_POSITIONS + (n % GK_KV_PAGE_POSITIONS > 0);
     Error error = ERROR_INIT;
 
-    if (n == 0)
-        return true; /* the worker refuses it */
     if (quota_check_context(call->account, n, &error) != 0) {
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "%s", error.text);
         return false;
@@ -477,6 +482,10 @@ void call_release_job(Job *job) {
     quota_settle(job->account, job->n_spent_tokens);
     quota_release(job->account, QUOTA_TOKENS, job->n_charged_tokens);
     quota_release(job->account, QUOTA_KV_PAGES, job->n_charged_pages);
+    if (job->holds_request) {
+        quota_release(job->account, QUOTA_REQUESTS, 1);
+        job->letter.model->daemon->n_given_up--;
+    }
     job->account = NULL;
 }
 
@@ -525,7 +534,7 @@ static int new_call(Conn *c, const struct codec_request *request, Call **ret, Er
     Call *call;
     int r;
 
-    if (d->n_calls >= d->config->n_requests_max)
+    if (d->n_calls + d->n_given_up >= d->config->n_requests_max)
         return error_set(reterr, -EBUSY, "all %" PRIu64 " requests are in use (max_requests)",
                          d->config->n_requests_max);
     call = alloc_new(Call);

@@ -78,6 +78,8 @@ Call *call_find(const struct Daemon *d, uint64_t id);
 
 /* Each of these ends the call, which is gone afterwards. */
 void call_fail(Call *call, enum status_code code, const char *format, ...) PRINTF_FORMAT(3, 4);
+/* For now: with a hint when to try again. */
+void call_refuse(Call *call, const char *format, ...) PRINTF_FORMAT(2, 3);
 void call_reply(Call *call, const ProtobufCMessage *answer); /* unary */
 void call_complete(Call *call);                              /* a stream */
 void call_abandon(Call *call);                               /* nobody hears the answer */

@@ -44,6 +44,7 @@ typedef struct Daemon {
     ListNode calls[DAEMON_CALL_BUCKETS]; /* by id */
     uint64_t next_call_id;
     size_t n_calls, n_running, n_queued; /* n_running: with a sequence */
+    size_t n_given_up;                   /* jobs that the worker has and whose calls are gone */
     struct daemon_counters counters;
     uv_async_t letters;
     uv_timer_t deadline; /* the earliest of all that have one */

@@ -65,6 +65,7 @@ typedef struct Job {
     /* the loop's, at all times: what is charged until the job has ended */
     struct Account *account; /* NULL: nothing */
     uint64_t n_charged_tokens, n_charged_pages, n_spent_tokens, n_spent_prompt;
+    bool holds_request; /* its call is gone and has left it its charge as a request */
     /* the worker's */
     struct Lane *lane;
     SchedEntry entry;

@@ -217,7 +217,7 @@ void inference_push(Call *call, Job *job) {
     if (worker_push(&d->worker, job) != 0) {
         call_release_job(job);
         (void)job_free(job);
-        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "too many requests are waiting");
+        call_refuse(call, "too many requests are waiting");
         return;
     }
     model_use(model); /* until the job comes back */

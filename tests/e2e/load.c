@@ -121,6 +121,55 @@ static void test_who_never_reads_is_alone(void) {
     load_seen_free(seen);
 }
 
+/* Requests come and are given up before the worker has seen them, without pause. */
+static void come_and_go(const TestDaemon *d, TestUser *self) {
+    struct grokd_generate_request request = load_request(4, GROKD_PRIORITY_UNSPECIFIED);
+
+    while (test_user_is_wanted(self, 0)) {
+        struct grokd_list_models_response *list = NULL;
+        CLIENT *client = test_connect(d);
+        grokd_call *calls[8];
+
+        for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+            calls[i] = test_begin(client, &request);
+        (void)grokd_list_models(client, &list, NULL); /* it has read them */
+        grokd_free(list);
+        client = grokd_client_free(client);
+        for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+            calls[i] = grokd_call_free(calls[i]);
+    }
+}
+
+static void test_what_is_given_up_counts_until_it_is_gone(void) {
+    TestUser alice;
+    TestDaemon d;
+
+    start(&d, "[engine]\nthreads = 1\nprefix_cache = no\n"
+              "[limits]\nmax_requests = 32\nmax_user_requests = 8\n");
+    alice = test_user_start(&d, ALICE, 0, come_and_go);
+    for (unsigned i = 0; i < 8; i++) {
+        CLIENT *client = test_connect(&d);
+        struct grokd_generate_request prompt = load_prompt(1500, i);
+        grokd_call *calls[4];
+
+        for (size_t k = 0; k < ARRAY_SIZE(calls); k++) {
+            calls[k] = test_begin(client, &prompt);
+            (void)usleep(20000);
+        }
+        for (size_t k = 0; k < ARRAY_SIZE(calls); k++) {
+            struct grokd_error error = {0};
+            int r = test_finish(calls[k], NULL, &error);
+
+            if (r != GROKD_OK)
+                (void)printf("# %s\n", error.text);
+            assert(r == GROKD_OK);
+            calls[k] = grokd_call_free(calls[k]);
+        }
+    }
+    test_user_end(&alice);
+    test_daemon_stop(&d);
+}
+
 /* ---- prompts that take long to make ---- */
 
 /* As much work as a template may be. */
@@ -258,6 +307,8 @@ int main(int argc, char **argv) {
         {"a_crowd_loses_nothing", test_a_crowd_loses_nothing, 60},
         {"a_flood_is_held_back", test_a_flood_is_held_back, 60},
         {"who_never_reads_is_alone", test_who_never_reads_is_alone, 60},
+        {"what_is_given_up_counts_until_it_is_gone", test_what_is_given_up_counts_until_it_is_gone,
+         60},
         {"work_on_prompts_is_shared", test_work_on_prompts_is_shared, 60},
         {"prompts_given_up_take_nothing", test_prompts_given_up_take_nothing, 60},
         {"every_way_to_end_at_every_stage", test_every_way_to_end_at_every_stage, 60},
