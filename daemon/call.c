@@ -295,21 +295,61 @@ struct places {
     uint64_t n_waiting, n_user_waiting, n_running;
 };
 
+/* Beside this one, for the same model. */
+static bool waits_with(const Call *call, const Call *other) {
+    return other != call && other->model == call->model && other->method->is_inference &&
+           (other->state == CALL_OPENING || other->state == CALL_QUEUED);
+}
+
 static struct places count_places(const Call *call) {
     struct places places = {0};
 
     for (size_t i = 0; i < DAEMON_CALL_BUCKETS; i++)
         list_for_each (node, &call->daemon->calls[i]) {
             const Call *other = container_of(node, Call, id_node);
-            bool waits = other->state == CALL_OPENING || other->state == CALL_QUEUED;
+            bool waits = waits_with(call, other);
 
-            if (other == call || other->model != call->model || !other->method->is_inference)
-                continue;
             places.n_waiting += waits;
             places.n_user_waiting += waits && other->conn->uid == call->conn->uid;
-            places.n_running += other->state == CALL_RUNNING;
+            places.n_running += other->state == CALL_RUNNING && other->model == call->model;
         }
     return places;
+}
+
+/* Of the user that has most of those that wait, the one that came last. NULL: it has hardly more of
+ * them than this one's user. */
+static Call *find_most(const Call *call, uint64_t n_own) {
+    const Daemon *d = call->daemon;
+    uint64_t n_most = n_own + 1;
+    Call *last = NULL;
+
+    list_for_each (node, &d->quota.users)
+        container_of(node, User, node)->n_counted = 0;
+    for (size_t i = 0; i < DAEMON_CALL_BUCKETS; i++)
+        list_for_each (node, &d->calls[i])
+            if (waits_with(call, container_of(node, Call, id_node)))
+                container_of(node, Call, id_node)->account->user->n_counted++;
+    list_for_each (node, &d->quota.users)
+        n_most = MAX(n_most, container_of(node, User, node)->n_counted);
+    for (size_t i = 0; i < DAEMON_CALL_BUCKETS && n_most > n_own + 1; i++)
+        list_for_each (node, &d->calls[i]) {
+            Call *other = container_of(node, Call, id_node);
+
+            if (waits_with(call, other) && other->account->user->n_counted == n_most &&
+                other->started_us == 0 && (!last || other->id > last->id))
+                last = other;
+        }
+    return last;
+}
+
+/* The queue is full: who has most of it makes room for who has less, as those few who would fill it
+ * could else keep everybody out. Returns false where the call is over. */
+static bool take_place(Call *call, const struct places *places) {
+    Call *last = find_most(call, places->n_user_waiting), *refused = last ? last : call;
+
+    call_refuse(refused, "%" PRIu64 " requests wait for model %s (max_queued_requests)",
+                places->n_waiting, call->model->name);
+    return last != NULL;
 }
 
 bool call_find_place(Call *call) {
@@ -321,17 +361,12 @@ bool call_find_place(Call *call) {
     n_free = config->n_sequences_max - MIN(places.n_running, config->n_sequences_max);
     if (places.n_waiting < n_free)
         return true;
-    if (places.n_waiting - n_free >= config->n_queued_max) {
-        call_refuse(call, "%" PRIu64 " requests wait for model %s (max_queued_requests)",
-                    places.n_waiting, call->model->name);
-        return false;
-    }
     if (places.n_user_waiting >= n_free + call->account->user->max[QUOTA_QUEUED]) {
         call_refuse(call, "%" PRIu64 " requests of user %u wait (max_user_queued_requests)",
                     places.n_user_waiting, (unsigned)call->conn->uid);
         return false;
     }
-    return true;
+    return places.n_waiting - n_free < config->n_queued_max || take_place(call, &places);
 }
 
 void call_use_model(Call *call, Model *model) {

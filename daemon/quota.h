@@ -53,6 +53,7 @@ typedef struct User {
     uint64_t used[_QUOTA_SLOTS];
     uint64_t n_spent; /* tokens in flight that the window has already, or won't have */
     struct quota_window window;
+    uint64_t n_counted;   /* scratch of whoever counts something by user */
     uint64_t failures_us; /* when its failures will be paid for, at the rate that is allowed */
     ListNode accounts;
     size_t n_accounts;

@@ -376,6 +376,56 @@ static void test_full_queues_refuse_with_a_hint(void) {
     test_daemon_stop(&d);
 }
 
+/* The whole queue is one user's; the last of its requests makes room for another's. */
+static void fill_the_queue(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    struct grokd_generate_request request = load_request(3000, GROKD_PRIORITY_UNSPECIFIED);
+    grokd_call *calls[5];
+
+    (void)self;
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = test_begin(client, &request);
+    expect_hint(calls[4], "max_queued_requests");
+    atomic_store(&shared->n_alice, 1);
+    await_count(&shared->may_go, 1);
+    {
+        const struct grokd_event *event;
+        struct grokd_error error = {0};
+        int r;
+
+        while ((r = grokd_call_next(calls[3], -1, &event, &error)) == GROKD_NEXT_EVENT)
+            assert(!event->chunk);
+        assert(r == GROKD_NEXT_FAILED && error.code == GROKD_RESOURCE_EXHAUSTED);
+        assert(error.retry_after_ms > 0 && strstr(error.text, "max_queued_requests"));
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+        calls[i] = grokd_call_free(calls[i]);
+}
+
+static void ask_in_between(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    struct grokd_generate_request request = load_request(4, GROKD_PRIORITY_UNSPECIFIED);
+    CALL *waits = test_begin(client, &request);
+    CALL *refused = test_begin(client, &request);
+
+    (void)self;
+    expect_hint(refused, "max_queued_requests"); /* alice's have hardly more */
+    atomic_store(&shared->may_go, 1);
+    assert(test_finish(waits, NULL, NULL) == GROKD_OK);
+}
+
+static void test_a_full_queue_is_shared(void) {
+    TestUser alice;
+    TestDaemon d;
+
+    start(&d, "[engine]\nmax_sequences = 1\n[limits]\nmax_queued_requests = 3\n");
+    alice = test_user_start(&d, ALICE, 0, fill_the_queue);
+    await_count(&shared->n_alice, 1);
+    test_as(&d, BOB, 0, ask_in_between);
+    test_user_end(&alice);
+    test_daemon_stop(&d);
+}
+
 /* ---- deadlines ---- */
 
 /* Reads to its end, which must be for want of time. Returns how much of the prompt was done. */
@@ -498,6 +548,7 @@ int main(int argc, char **argv) {
         TEST(unknown_priority_is_refused),
         {"places_in_the_queue_are_told", test_places_in_the_queue_are_told, 60},
         {"full_queues_refuse_with_a_hint", test_full_queues_refuse_with_a_hint, 60},
+        {"a_full_queue_is_shared", test_a_full_queue_is_shared, 60},
         {"deadlines_in_queue_and_prefill", test_deadlines_in_queue_and_prefill, 60},
         {"cancel_storm_leaves_nothing", test_cancel_storm_leaves_nothing, 120},
         {"200_streams_of_two_users", test_200_streams_of_two_users, 60},
