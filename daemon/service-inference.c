@@ -246,10 +246,28 @@ static void push_generate(Call *call, Job *job) {
     inference_push(call, job);
 }
 
+static bool make_scores(Call *call, const Job *job) {
+    size_t n_each = 1 + (size_t)job->params.n_logprobs;
+    struct call_scores *scores = &call->scores;
+
+    if (!call_charge(call, job->n_tokens * n_each * sizeof(*scores->entries)))
+        return false;
+    scores->entries = alloc_array(job->n_tokens * n_each, sizeof(*scores->entries));
+    if (!scores->entries) {
+        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
+        return false;
+    }
+    scores->n_tokens = job->n_tokens;
+    scores->n_top = job->params.n_logprobs;
+    for (size_t i = 0; i < job->n_tokens; i++)
+        for (size_t j = 0; j < n_each; j++)
+            scores->entries[i * n_each + j].token = j == 0 ? job->tokens[i] : -1;
+    return true;
+}
+
 static void push_score(Call *call, Job *job) {
     size_t n_context = gk_engine_info(call->model->engine)->n_context_max;
     size_t n_each = 1 + (size_t)job->params.n_logprobs;
-    struct call_scores *scores = &call->scores;
 
     if (job->n_tokens > n_context)
         call_fail(call, STATUS_INVALID_ARGUMENT, "%zu tokens exceed the context of %zu",
@@ -258,14 +276,7 @@ static void push_score(Call *call, Job *job) {
         call_fail(call, STATUS_RESOURCE_EXHAUSTED,
                   "%zu tokens with %u alternatives each do not fit into one answer", job->n_tokens,
                   job->params.n_logprobs);
-    else if (!(scores->entries = alloc_array(job->n_tokens * n_each, sizeof(*scores->entries))))
-        call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
-    else {
-        scores->n_tokens = job->n_tokens;
-        scores->n_top = job->params.n_logprobs;
-        for (size_t i = 0; i < job->n_tokens; i++)
-            for (size_t j = 0; j < n_each; j++)
-                scores->entries[i * n_each + j].token = j == 0 ? job->tokens[i] : -1;
+    else if (make_scores(call, job)) {
         inference_push(call, job);
         return;
     }

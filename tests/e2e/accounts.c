@@ -182,6 +182,34 @@ static void test_tokens_and_context_are_limited(void) {
     test_daemon_stop(&d);
 }
 
+/* What an answer will be is charged, too, before it is there. */
+static void ask_for_many_scores(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    struct grokd_score_request score = GROKD_SCORE_REQUEST_INIT;
+    ANSWER grokd_score_response *answer = NULL;
+    static int32_t tokens[1000];
+    struct grokd_error error = {0};
+
+    (void)self;
+    for (size_t i = 0; i < ARRAY_SIZE(tokens); i++)
+        tokens[i] = 300 + (int32_t)i;
+    score.tokens = tokens;
+    score.n_tokens = ARRAY_SIZE(tokens);
+    score.top_logprobs = 10;
+    assert(grokd_score(client, &score, &answer, &error) == GROKD_RESOURCE_EXHAUSTED);
+    assert(strstr(error.text, "max_user_bytes"));
+    score.top_logprobs = 1;
+    assert(grokd_score(client, &score, &answer, &error) == GROKD_OK);
+}
+
+static void test_scores_are_charged(void) {
+    TestDaemon d;
+
+    start(&d, "[limits]\nmax_user_bytes = 64K\n");
+    test_as(&d, ALICE, 0, ask_for_many_scores);
+    test_daemon_stop(&d);
+}
+
 static void exceed_pages(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
     struct grokd_generate_request request = test_long(3900);
@@ -520,12 +548,12 @@ static void test_top_ends_with_the_daemon(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(requests_are_counted_by_user),     TEST(limits_by_user_and_group),
-        TEST(tokens_and_context_are_limited),   TEST(kv_pages_are_limited),
-        TEST(window_outlives_the_connection),   TEST(actors_have_fair_parts),
-        TEST(pieces_of_requests_are_charged),   TEST(services_are_for_those_allowed),
-        TEST(others_requests_are_out_of_reach), TEST(top_tells_who_uses_what),
-        TEST(top_ends_with_the_daemon),
+        TEST(requests_are_counted_by_user),   TEST(limits_by_user_and_group),
+        TEST(tokens_and_context_are_limited), TEST(scores_are_charged),
+        TEST(kv_pages_are_limited),           TEST(window_outlives_the_connection),
+        TEST(actors_have_fair_parts),         TEST(pieces_of_requests_are_charged),
+        TEST(services_are_for_those_allowed), TEST(others_requests_are_out_of_reach),
+        TEST(top_tells_who_uses_what),        TEST(top_ends_with_the_daemon),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
