@@ -74,6 +74,10 @@ static inline vi vi_pairs(vi u, vi s) {
 static inline vi vi_pairs_16(vi a, vi b) {
     return _mm256_madd_epi16(a, b);
 }
+/* The low halves of dwords: even words of the one, odd words of the other. */
+static inline vi vi_low_words(vi even, vi odd) {
+    return _mm256_blend_epi16(even, vi_sll(odd, 16), 0xAA);
+}
 static inline vf vf_from(vi a) {
     return _mm256_cvtepi32_ps(a);
 }
@@ -174,13 +178,22 @@ static inline void vi_sum_blocks(const vi v[8], vi sum[VI_BLOCKS]) {
     sum[0] = vi_sum_lanes(v);
 }
 
+/* Memory of VI_LANES rows. */
+struct vi_rows {
+    const uint8_t *first;
+    size_t stride; /* from each to the next */
+};
+static inline const uint8_t *vi_row(struct vi_rows r, int i) {
+    return r.first + (size_t)i * r.stride;
+}
+
 /* Bytes [at, at + 16) of eight places: lane j of to[i] is dword i of place j. */
-static inline void vi_load_runs(const uint8_t *const *from, size_t at, vi to[4]) {
+static inline void vi_load_runs(struct vi_rows from, size_t at, vi to[4]) {
     vi x[4], y[4];
 
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        x[i] = _mm256_set_m128i(load_128(from[4 + i] + at), load_128(from[i] + at));
+        x[i] = _mm256_set_m128i(load_128(vi_row(from, 4 + i) + at), load_128(vi_row(from, i) + at));
     y[0] = _mm256_unpacklo_epi32(x[0], x[1]);
     y[1] = _mm256_unpackhi_epi32(x[0], x[1]);
     y[2] = _mm256_unpacklo_epi32(x[2], x[3]);

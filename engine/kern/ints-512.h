@@ -74,6 +74,10 @@ static inline vi vi_pairs(vi u, vi s) {
 static inline vi vi_pairs_16(vi a, vi b) {
     return _mm512_madd_epi16(a, b);
 }
+/* The low halves of dwords: even words of the one, odd words of the other. */
+static inline vi vi_low_words(vi even, vi odd) {
+    return _mm512_mask_blend_epi16(0xAAAAAAAA, even, vi_sll(odd, 16));
+}
 static inline vf vf_from(vi a) {
     return _mm512_cvtepi32_ps(a);
 }
@@ -189,16 +193,25 @@ static inline void vi_sum_blocks(const vi v[16], vi sum[VI_BLOCKS]) {
     sum[1] = _mm512_shuffle_i32x4(c[0], c[1], 0xDD);
 }
 
+/* Memory of VI_LANES rows. */
+struct vi_rows {
+    const uint8_t *first;
+    size_t stride; /* from each to the next */
+};
+static inline const uint8_t *vi_row(struct vi_rows r, int i) {
+    return r.first + (size_t)i * r.stride;
+}
+
 /* Bytes [at, at + 16) of sixteen places: lane j of to[i] is dword i of place j. */
-static inline void vi_load_runs(const uint8_t *const *from, size_t at, vi to[4]) {
+static inline void vi_load_runs(struct vi_rows from, size_t at, vi to[4]) {
     vi x[4], y[4];
 
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        x[i] = _mm512_castsi128_si512(load_128(from[i] + at));
-        x[i] = _mm512_inserti32x4(x[i], load_128(from[4 + i] + at), 1);
-        x[i] = _mm512_inserti32x4(x[i], load_128(from[8 + i] + at), 2);
-        x[i] = _mm512_inserti32x4(x[i], load_128(from[12 + i] + at), 3);
+        x[i] = _mm512_castsi128_si512(load_128(vi_row(from, i) + at));
+        x[i] = _mm512_inserti32x4(x[i], load_128(vi_row(from, 4 + i) + at), 1);
+        x[i] = _mm512_inserti32x4(x[i], load_128(vi_row(from, 8 + i) + at), 2);
+        x[i] = _mm512_inserti32x4(x[i], load_128(vi_row(from, 12 + i) + at), 3);
     }
     y[0] = _mm512_unpacklo_epi32(x[0], x[1]);
     y[1] = _mm512_unpackhi_epi32(x[0], x[1]);

@@ -101,7 +101,7 @@ static ALWAYS_INLINE void amx_weights_super(struct weight_panel *p, struct wide_
 
     for (int t = 0; t < PANEL_STEPS; t++)
         for (int v = 0; v < PANEL_VECS; v++) {
-            vi scale = p->scale[t / n_steps][v], base, even, odd;
+            vi scale = panel_scale(p, t / n_steps, v), base, even, odd;
 
             if (is_one_byte(f))
                 scale = vi_sub(vi_set1(0), scale);

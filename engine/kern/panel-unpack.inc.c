@@ -6,16 +6,12 @@
  * dword. So the code needs nothing of a tier but dword lanes, and a format's scales cost no more
  * than its weights.
  *
- * Each function unpacks block `b` of the VI_LANES outputs whose blocks are given into vector v.
+ * Each function unpacks block `b` of VI_LANES outputs, whose blocks are given, into vector v.
  * Included by panel.inc.c.
  */
 
-typedef void unpack_panel_fn(struct weight_panel *p, const uint8_t *const *blocks, int v, int b);
+typedef void unpack_panel_fn(struct weight_panel *p, struct vi_rows blocks, int v, int b);
 
-/* The same byte of each dword, alone: 0 .. 255. */
-static inline vi byte_of(vi x, int i) {
-    return vi_and(vi_srl(x, 8 * i), vi_set1(0xFF));
-}
 static inline vi low_nibbles(vi x) {
     return vi_and(x, vi_set1(0x0F0F0F0F));
 }
@@ -38,8 +34,7 @@ static inline void put_m(struct weight_panel *p, int v, int b, vi halves) {
 /* ---- super-blocks ---- */
 
 /* d, dmin, and eight 6-bit scales and mins: see unpack_k4_scales(). */
-static ALWAYS_INLINE void panel_k4_head(struct weight_panel *p, const uint8_t *const *blocks,
-                                        int v) {
+static ALWAYS_INLINE void panel_k4_head(struct weight_panel *p, struct vi_rows blocks, int v) {
     const vi six = vi_set1(0x3F3F3F3F), two = vi_set1(0x30303030);
     vi head[4], scales[2], mins[2];
 
@@ -50,14 +45,14 @@ static ALWAYS_INLINE void panel_k4_head(struct weight_panel *p, const uint8_t *c
     scales[1] = vi_or(low_nibbles(head[3]), vi_and(vi_srl(head[1], 2), two));
     mins[0] = vi_and(head[2], six);
     mins[1] = vi_or(high_nibbles(head[3]), vi_and(vi_srl(head[2], 2), two));
-    for (int j = 0; j < 8; j++)
-        p->scale[j][v] = byte_of(scales[j / 4], j % 4);
-    for (int j = 0; j < 4; j++)
+    for (int j = 0; j < 4; j++) {
+        p->scale[j][v] = byte_pair(scales[j / 2], j % 2);
         p->min[j][v] = byte_pair(mins[j / 2], j % 2);
+    }
 }
 
-static ALWAYS_INLINE void unpack_panel_q4_k(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q4_k(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     (void)b;
     panel_k4_head(p, blocks, v);
 #pragma GCC unroll 8
@@ -73,8 +68,8 @@ static ALWAYS_INLINE void unpack_panel_q4_k(struct weight_panel *p, const uint8_
     }
 }
 
-static ALWAYS_INLINE void unpack_panel_q5_k(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q5_k(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     const vi one = vi_set1(0x01010101);
     vi high[8];
 
@@ -98,8 +93,8 @@ static ALWAYS_INLINE void unpack_panel_q5_k(struct weight_panel *p, const uint8_
     }
 }
 
-static ALWAYS_INLINE void unpack_panel_q6_k(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q6_k(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     const vi two = vi_set1(0x30303030);
     vi scales[4], tail[4];
 
@@ -127,14 +122,14 @@ static ALWAYS_INLINE void unpack_panel_q6_k(struct weight_panel *p, const uint8_
         }
     }
     vi_load_runs(blocks, offsetof(struct q6_k_block, scales), scales);
-    for (int j = 0; j < 16; j++)
-        p->scale[j][v] = vi_sra(vi_sll(scales[j / 4], 24 - 8 * (j % 4)), 24);
+    for (int j = 0; j < 8; j++)
+        p->scale[j][v] = vi_sra_16(vi_sll_16(byte_pair(scales[j / 2], j % 2), 8), 8);
     vi_load_runs(blocks, sizeof(struct q6_k_block) - 16, tail);
     put_d(p, v, 0, vi_srl(tail[3], 16));
 }
 
 /* Two bits of each byte, a quarter of 128 weights at each shift. */
-static ALWAYS_INLINE void panel_crumbs(struct weight_panel *p, const uint8_t *const *blocks, int v,
+static ALWAYS_INLINE void panel_crumbs(struct weight_panel *p, struct vi_rows blocks, int v,
                                        size_t at) {
 #pragma GCC unroll 4
     for (int run = 0; run < 4; run++) {
@@ -148,24 +143,24 @@ static ALWAYS_INLINE void panel_crumbs(struct weight_panel *p, const uint8_t *co
     }
 }
 
-static ALWAYS_INLINE void unpack_panel_q2_k(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q2_k(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     vi scales[4], tail[4];
 
     (void)b;
     panel_crumbs(p, blocks, v, offsetof(struct q2_k_block, qs));
     vi_load_runs(blocks, offsetof(struct q2_k_block, scales), scales);
-    for (int j = 0; j < 16; j++)
-        p->scale[j][v] = byte_of(low_nibbles(scales[j / 4]), j % 4);
-    for (int j = 0; j < 8; j++)
+    for (int j = 0; j < 8; j++) {
+        p->scale[j][v] = byte_pair(low_nibbles(scales[j / 2]), j % 2);
         p->min[j][v] = byte_pair(high_nibbles(scales[j / 2]), j % 2);
+    }
     vi_load_runs(blocks, sizeof(struct q2_k_block) - 16, tail);
     put_d(p, v, 0, tail[3]);
     put_m(p, v, 0, vi_srl(tail[3], 16));
 }
 
-static ALWAYS_INLINE void unpack_panel_q3_k(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q3_k(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     const vi two = vi_set1(0x30303030), one = vi_set1(0x01010101);
     vi tail[4], high[8], low[2], top, scales[4];
 
@@ -187,15 +182,15 @@ static ALWAYS_INLINE void unpack_panel_q3_k(struct weight_panel *p, const uint8_
     scales[1] = vi_or(low_nibbles(low[1]), vi_and(vi_sll(top, 2), two));
     scales[2] = vi_or(high_nibbles(low[0]), vi_and(top, two));
     scales[3] = vi_or(high_nibbles(low[1]), vi_and(vi_srl(top, 2), two));
-    for (int j = 0; j < 16; j++)
-        p->scale[j][v] = vi_add(byte_of(scales[j / 4], j % 4), vi_set1(-32));
+    for (int j = 0; j < 8; j++)
+        p->scale[j][v] = vi_add_16(byte_pair(scales[j / 2], j % 2), vi_set1((int32_t)0xFFE0FFE0));
     put_d(p, v, 0, vi_srl(tail[3], 16));
 }
 
 /* ---- plain blocks ---- */
 
-static ALWAYS_INLINE void panel_nibbles(struct weight_panel *p, const uint8_t *const *blocks, int v,
-                                        int b, size_t at) {
+static ALWAYS_INLINE void panel_nibbles(struct weight_panel *p, struct vi_rows blocks, int v, int b,
+                                        size_t at) {
     vi q[4];
 
     vi_load_runs(blocks, at, q);
@@ -215,8 +210,8 @@ static ALWAYS_INLINE void panel_fifth_bits(struct weight_panel *p, int v, int b,
     }
 }
 
-static ALWAYS_INLINE void unpack_panel_q4_0(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q4_0(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     vi head[4];
 
     panel_nibbles(p, blocks, v, b, offsetof(struct q4_0_block, qs));
@@ -224,8 +219,8 @@ static ALWAYS_INLINE void unpack_panel_q4_0(struct weight_panel *p, const uint8_
     put_d(p, v, b, head[0]);
 }
 
-static ALWAYS_INLINE void unpack_panel_q4_1(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q4_1(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     vi head[4];
 
     panel_nibbles(p, blocks, v, b, offsetof(struct q4_1_block, qs));
@@ -234,8 +229,8 @@ static ALWAYS_INLINE void unpack_panel_q4_1(struct weight_panel *p, const uint8_
     put_m(p, v, b, vi_srl(head[0], 16));
 }
 
-static ALWAYS_INLINE void unpack_panel_q5_0(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q5_0(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     vi head[4];
 
     panel_nibbles(p, blocks, v, b, offsetof(struct q5_0_block, qs));
@@ -244,8 +239,8 @@ static ALWAYS_INLINE void unpack_panel_q5_0(struct weight_panel *p, const uint8_
     panel_fifth_bits(p, v, b, vi_or(vi_srl(head[0], 16), vi_sll(head[1], 16)));
 }
 
-static ALWAYS_INLINE void unpack_panel_q5_1(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q5_1(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     vi head[4];
 
     panel_nibbles(p, blocks, v, b, offsetof(struct q5_1_block, qs));
@@ -255,8 +250,8 @@ static ALWAYS_INLINE void unpack_panel_q5_1(struct weight_panel *p, const uint8_
     panel_fifth_bits(p, v, b, head[1]);
 }
 
-static ALWAYS_INLINE void unpack_panel_q8_0(struct weight_panel *p, const uint8_t *const *blocks,
-                                            int v, int b) {
+static ALWAYS_INLINE void unpack_panel_q8_0(struct weight_panel *p, struct vi_rows blocks, int v,
+                                            int b) {
     vi head[4];
 
 #pragma GCC unroll 2

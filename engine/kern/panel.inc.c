@@ -21,18 +21,18 @@
 #define PANEL_OUT   (PANEL_VECS * VI_LANES)
 #define PANEL_K     256
 #define PANEL_STEPS (PANEL_K / 4)
+/* Of one output, in the largest format. */
+#define PANEL_BYTES_MAX (PANEL_K / QUANT_BLOCK * sizeof(struct q8_0_block))
 
 struct weight_panel {
     vi w[PANEL_STEPS][PANEL_VECS];
-    vi scale[16][PANEL_VECS]; /* super-blocks: int32 of each sub-block */
-    vi min[16][PANEL_VECS]; /* super-blocks: pairs of int16 mins of two sub-blocks, the first n_sub
-                               / 2 */
+    vi scale[8]
+            [PANEL_VECS];  /* super-blocks: pairs of int16 of two sub-blocks, the first n_sub / 2 */
+    vi min[8][PANEL_VECS]; /* likewise their mins */
     _Alignas(64) float d[8][PANEL_OUT]; /* of each plain block; [0] of a super-block */
     _Alignas(
         64) float m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
-    uint16_t d_half[8][PANEL_OUT], m_half[8][PANEL_OUT]; /* the same as they come */
-    _Alignas(64) uint8_t bytes[VI_LANES][PANEL_K];       /* before they are transposed */
-    vi rows[VI_LANES];                                   /* scales or mins, likewise */
+    uint8_t last[VI_LANES][PANEL_BYTES_MAX]; /* see panel_blocks() */
 };
 
 /* Rows that are computed together. */
@@ -40,18 +40,28 @@ struct panel_rows {
     const uint8_t *const *act; // (PANEL_ROWS) their activations
     size_t a, d, sums;         /* bytes from there to this panel's values, scales and sums */
     float (*y)[PANEL_OUT];     // (PANEL_ROWS)
-    /* The weights of the next outputs, one run of memory, are fetched a little with each sub-block:
-     * all at once they would wait for each other, and the products for them. */
+    /* The weights of the next outputs, one run of memory, are fetched a little each round: all at
+     * once they would wait for each other, and the products for them. */
     const uint8_t *fetch, *fetch_end;
-    size_t n_fetch; /* bytes for each sub-block */
+    size_t n_fetch; /* bytes a round */
 };
 
-/* How many of a panel's n bytes are fetched with each sub-block of a group of rows: whole lines, so
- * that where there are many rows the first of them fetch all. */
-static ALWAYS_INLINE size_t fetch_bytes(struct wide_format f, uint32_t n_rows, size_t n) {
-    size_t n_groups = (n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
+/* Rounds in which a format's panel is unpacked for a vector of outputs, and multiplied with a group
+ * of rows: each takes about as long as the others. */
+static ALWAYS_INLINE size_t unpack_rounds(struct wide_format f) {
+    return f.super ? 1 : PANEL_K / QUANT_BLOCK;
+}
+static ALWAYS_INLINE size_t group_rounds(struct wide_format f) {
+    return (f.super ? (size_t)f.n_sub : PANEL_K / QUANT_BLOCK) / PANEL_SIDE;
+}
 
-    return (n / ((f.super ? (size_t)f.n_sub : 8) * n_groups) + 63) / 64 * 64;
+/* How many of a panel's n bytes are fetched each round: whole lines, so that where there are many
+ * rows the first of them fetch all. */
+static ALWAYS_INLINE size_t fetch_bytes(struct wide_format f, uint32_t n_rows, size_t n) {
+    size_t n_groups = (n_rows + PANEL_ROWS_BEST - 1) / PANEL_ROWS_BEST;
+    size_t n_rounds = PANEL_VECS * unpack_rounds(f) + n_groups * group_rounds(f);
+
+    return (n / n_rounds + 63) / 64 * 64;
 }
 
 static ALWAYS_INLINE void fetch_some(struct panel_rows *r) {
@@ -78,46 +88,61 @@ static inline vi broadcast_bytes(const void *p) {
     return vi_set1(four);
 }
 
-/* One sub-block's `n_steps` of four k into dot, which is begun here. Runs are of 2, 4 or 8 steps,
- * as sub-blocks are of 4 or 8, or longer than those. */
-static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_format f,
-                                    int first_step, int n_steps, const struct panel_rows *r,
-                                    int n_rows, int i_sum, vi dot[PANEL_ROWS][PANEL_VECS]) {
+/*
+ * The dot products of n_side blocks or sub-blocks of n_steps of four k, from number `first` on,
+ * into dot, which is begun here. Side by side, since a product waits for the one before it in its
+ * sum. Runs are of 2, 4 or 8 steps, as sub-blocks are of 4 or 8, or longer than those.
+ */
+static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_format f, int first,
+                                    int n_side, int n_steps, const struct panel_rows *r, int n_rows,
+                                    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS]) {
     int n_run = vi_run_steps(f.largest) < n_steps ? vi_run_steps(f.largest) : n_steps;
 
-#pragma GCC unroll 6
-    for (int i = 0; i < n_rows; i++)
-        for (int v = 0; v < PANEL_VECS; v++)
-            dot[i][v] = f.offset ? vi_set1(-f.offset * row_sums(r, i)[i_sum]) : vi_set1(0);
-#pragma GCC unroll 4
-    for (int first = first_step; first < first_step + n_steps; first += n_run) {
-        vi run[PANEL_ROWS][PANEL_VECS];
-
+#pragma GCC unroll 2
+    for (int s = 0; s < n_side; s++)
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
-            for (int v = 0; v < PANEL_VECS; v++)
-                run[i][v] = vi_run_begin(dot[i][v], f.largest);
-#pragma GCC unroll 8
-        for (int t = 0; t < n_run; t++) {
-            vi w[PANEL_VECS];
-
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                w[v] = p->w[first + t][v];
+                dot[s][i][v] =
+                    f.offset ? vi_set1(-f.offset * row_sums(r, i)[first + s]) : vi_set1(0);
+#pragma GCC unroll 4
+    for (int begin = 0; begin < n_steps; begin += n_run) {
+        vi run[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
 
+#pragma GCC unroll 2
+        for (int s = 0; s < n_side; s++)
 #pragma GCC unroll 6
-            for (int i = 0; i < n_rows; i++) {
-                vi a = broadcast_bytes(row_values(r, i) + 4 * (first + t));
+            for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+                for (int v = 0; v < PANEL_VECS; v++)
+                    run[s][i][v] = vi_run_begin(dot[s][i][v], f.largest);
+#pragma GCC unroll 8
+        for (int t = begin; t < begin + n_run; t++)
+#pragma GCC unroll 2
+            for (int s = 0; s < n_side; s++) {
+                int step = (first + s) * n_steps + t;
+                vi w[PANEL_VECS];
 
 #pragma GCC unroll 4
                 for (int v = 0; v < PANEL_VECS; v++)
-                    run[i][v] = vi_run_step(run[i][v], w[v], a, f.largest);
-            }
-        }
+                    w[v] = p->w[step][v];
 #pragma GCC unroll 6
-        for (int i = 0; i < n_rows; i++)
-            for (int v = 0; v < PANEL_VECS; v++)
-                dot[i][v] = vi_run_end(dot[i][v], run[i][v], f.largest);
+                for (int i = 0; i < n_rows; i++) {
+                    vi a = broadcast_bytes(row_values(r, i) + 4 * step);
+
+#pragma GCC unroll 4
+                    for (int v = 0; v < PANEL_VECS; v++)
+                        run[s][i][v] = vi_run_step(run[s][i][v], w[v], a, f.largest);
+                }
+            }
+#pragma GCC unroll 2
+        for (int s = 0; s < n_side; s++)
+#pragma GCC unroll 6
+            for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+                for (int v = 0; v < PANEL_VECS; v++)
+                    dot[s][i][v] = vi_run_end(dot[s][i][v], run[s][i][v], f.largest);
     }
 }
 
@@ -139,7 +164,7 @@ static ALWAYS_INLINE void fold_plain(const struct weight_panel *p, struct wide_f
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_format f,
                                      struct panel_rows *r, int n_rows, int n_blocks) {
     vf y[PANEL_ROWS][PANEL_VECS];
-    vi dot[PANEL_ROWS][PANEL_VECS];
+    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
 
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
@@ -148,10 +173,10 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
     }
     for (int b = 0; b < n_blocks; b++) {
         fetch_some(r);
-        dot_steps(p, f, 8 * b, 8, r, n_rows, b, dot);
+        dot_steps(p, f, b, 1, 8, r, n_rows, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
-            fold_plain(p, f, r, i, b, dot[i], y[i]);
+            fold_plain(p, f, r, i, b, dot[0][i], y[i]);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
@@ -199,63 +224,123 @@ static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct wide_for
         }
 }
 
+/* Sub-block s of every output, as int32. */
+static ALWAYS_INLINE vi panel_scale(const struct weight_panel *p, int s, int v) {
+    vi pair = p->scale[s / 2][v];
+
+    return vi_sra(s % 2 ? pair : vi_sll(pair, 16), 16);
+}
+
+/*
+ * Where the dot products of all sub-blocks fit in int16, those of two are multiplied by their
+ * scales and added up by one instruction; as a rule they fit. What they can't exceed is known of
+ * the activations.
+ */
+static ALWAYS_INLINE bool dots_fit(struct wide_format f, const struct panel_rows *r, int n_rows) {
+    int weight = f.largest - f.offset > f.offset ? f.largest - f.offset : f.offset;
+    int limit = INT16_MAX / weight, most = 0;
+
+    if (limit >= 127 * QUANT_SUPER / f.n_sub)
+        return true;
+    for (int i = 0; i < n_rows; i++) {
+        int reach = row_sums(r, i)[f.n_sub == 8 ? KERN_SUPER_REACH_32 : KERN_SUPER_REACH_16];
+
+        most = reach > most ? reach : most;
+    }
+    return most <= limit;
+}
+
+static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct wide_format f,
+                                    struct panel_rows *r, int n_rows,
+                                    vi sum[PANEL_ROWS][PANEL_VECS]) {
+    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
+
+    for (int s = 0; s < f.n_sub; s++) {
+        if (s % PANEL_SIDE == 0)
+            fetch_some(r);
+        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, dot);
+#pragma GCC unroll 6
+        for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++)
+                sum[i][v] = vi_add(sum[i][v], vi_mul(dot[0][i][v], panel_scale(p, s, v)));
+    }
+}
+
+/* The same where dots_fit(). */
+static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct wide_format f,
+                                          struct panel_rows *r, int n_rows,
+                                          vi sum[PANEL_ROWS][PANEL_VECS]) {
+    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
+
+    for (int s = 0; s < f.n_sub; s += 2) {
+        fetch_some(r);
+        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, dot);
+#pragma GCC unroll 6
+        for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++)
+                sum[i][v] = vi_dot2(sum[i][v], vi_low_words(dot[0][i][v], dot[1][i][v]),
+                                    p->scale[s / 2][v]);
+    }
+}
+
 static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_format f,
                                      struct panel_rows *r, int n_rows) {
-    vi sum[PANEL_ROWS][PANEL_VECS], dot[PANEL_ROWS][PANEL_VECS];
+    vi sum[PANEL_ROWS][PANEL_VECS], mins[PANEL_ROWS][PANEL_VECS];
     vf wd[PANEL_VECS], wm[PANEL_VECS];
-    int n_steps = PANEL_STEPS / f.n_sub;
 
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_set1(0);
-    for (int s = 0; s < f.n_sub; s++) {
-        fetch_some(r);
-        /* Formats with an offset have sub-blocks of 16, as the sums have. */
-        dot_steps(p, f, n_steps * s, n_steps, r, n_rows, s, dot);
-#pragma GCC unroll 6
-        for (int i = 0; i < n_rows; i++) {
-            for (int v = 0; v < PANEL_VECS; v++)
-                sum[i][v] = vi_add(sum[i][v], vi_mul(dot[i][v], p->scale[s][v]));
-        }
-    }
+    if (PANEL_SIDE == 2 && n_rows <= PANEL_ROWS_BEST && dots_fit(f, r, n_rows))
+        sum_super_pairs(p, f, r, n_rows, sum);
+    else
+        sum_super(p, f, r, n_rows, sum);
     if (f.has_min)
-        dot_mins(p, f, r, 0, n_rows, dot);
+        dot_mins(p, f, r, 0, n_rows, mins);
     for (int v = 0; v < PANEL_VECS; v++) {
         wd[v] = vf_load(p->d[0] + v * VI_LANES);
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
-        fold_super(f, r, i, sum[i], dot[i], wd, wm);
+        fold_super(f, r, i, sum[i], mins[i], wd, wm);
 }
 
 /* ---- unpacking ---- */
 
 #include "engine/kern/panel-unpack.inc.c"
 
-/* Row o of the panel's outputs; those past the last one repeat it, and are not stored at the end.
- */
-static inline const uint8_t *panel_weights(const struct kern_mul *m, uint32_t first_out,
-                                           uint32_t o) {
-    uint32_t out = first_out + o;
+/* Where the blocks of VI_LANES outputs are; where fewer are left, a copy that repeats the last one:
+ * what becomes of those is not stored at the end. */
+static ALWAYS_INLINE struct vi_rows panel_blocks(struct weight_panel *p, const struct kern_mul *m,
+                                                 uint32_t first_out, size_t at, size_t n_bytes) {
+    if (first_out + VI_LANES <= m->n_out)
+        return (struct vi_rows){m->w + first_out * m->row_bytes + at, m->row_bytes};
+    for (uint32_t lane = 0; lane < VI_LANES; lane++) {
+        uint32_t out = first_out + lane < m->n_out ? first_out + lane : m->n_out - 1;
 
-    return m->w + (size_t)(out < m->n_out ? out : m->n_out - 1) * m->row_bytes;
+        (void)memcpy(p->last[lane], m->w + out * m->row_bytes + at, n_bytes);
+    }
+    return (struct vi_rows){p->last[0], sizeof(p->last[0])};
 }
 
 static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern_mul *m,
                                        struct wide_format f, unpack_panel_fn *unpack,
-                                       uint32_t first_out, uint32_t first_block, int n_blocks) {
-    const uint8_t *blocks[VI_LANES];
-
+                                       struct panel_rows *r, uint32_t first_out,
+                                       uint32_t first_block, int n_blocks) {
     for (int v = 0; v < PANEL_VECS; v++) {
-        for (uint32_t lane = 0; lane < VI_LANES; lane++)
-            blocks[lane] = panel_weights(m, first_out, (uint32_t)v * VI_LANES + lane) +
-                           first_block * f.block_bytes;
+        struct vi_rows blocks =
+            panel_blocks(p, m, first_out + (uint32_t)v * VI_LANES, first_block * f.block_bytes,
+                         (size_t)n_blocks * f.block_bytes);
+
         for (int b = 0; b < n_blocks; b++) {
+            fetch_some(r);
             unpack(p, blocks, v, b);
-            for (uint32_t lane = 0; lane < VI_LANES; lane++)
-                blocks[lane] += f.block_bytes;
+            blocks.first += f.block_bytes;
         }
     }
 }
@@ -322,7 +407,7 @@ typedef void panel_share_fn(struct panel_work *work, struct wide_format f, struc
 static ALWAYS_INLINE void panel_share(struct panel_work *work, struct wide_format f,
                                       struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     for (uint32_t at = 0, n; at < n_rows; at += n) {
-        n = next_group(n_rows - at, PANEL_ROWS);
+        n = n_rows - at == PANEL_ROWS ? PANEL_ROWS : next_group(n_rows - at, PANEL_ROWS_BEST);
         r->act = work->act + at;
         r->y = work->y + at;
         tile(&work->panel, f, r, n, n_blocks);
@@ -363,7 +448,7 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
                     r.fetch = next + (size_t)k / block * f.block_bytes * PANEL_OUT;
                     r.fetch_end = r.fetch + (size_t)n_blocks * f.block_bytes * PANEL_OUT;
                 }
-                unpack_panel(&work->panel, m, f, unpack, out, k / block, n_blocks);
+                unpack_panel(&work->panel, m, f, unpack, &r, out, k / block, n_blocks);
                 share(work, f, &r, n_rows, n_blocks);
             }
             store_panel(m, work, out, row, n_rows);

@@ -5,6 +5,7 @@
 #include "engine/kern/unpack.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #define DEQUANTIZE_PLAIN(name)                                                                     \
     static void dequantize_##name(const void *blocks, float *ret, size_t n) {                      \
@@ -77,6 +78,27 @@ static inline void quantize_block(const float *x, size_t n, int8_t *q, float *re
     }
 }
 
+/* What follows the sums of 16 values. */
+static inline void finish_super(const int8_t *q, int16_t *sums) {
+    int reach_16 = 0, reach_32 = 0;
+
+    for (int j = 0; j < 8; j++) {
+        int sum = sums[2 * j] + sums[2 * j + 1], size[2] = {0, 0}, all;
+
+        for (int half = 0; half < 2; half++) {
+            for (int i = 0; i < 16; i++)
+                size[half] += abs(q[32 * j + 16 * half + i]);
+            reach_16 = size[half] > reach_16 ? size[half] : reach_16;
+        }
+        /* positive − negative = sum, positive + negative = size */
+        all = (size[0] + size[1] + abs(sum)) / 2;
+        reach_32 = all > reach_32 ? all : reach_32;
+        sums[KERN_SUPER_SUMS_32 + j] = (int16_t)sum;
+    }
+    sums[KERN_SUPER_REACH_16] = (int16_t)reach_16;
+    sums[KERN_SUPER_REACH_32] = (int16_t)reach_32;
+}
+
 static inline void quantize_row(const float *x, size_t k, enum act_kind kind, size_t block,
                                 size_t n_sum, uint8_t *ret_row) {
     size_t n_sums = kind == ACT_Q8_32 ? 1 : KERN_SUPER_SUMS;
@@ -85,11 +107,11 @@ static inline void quantize_row(const float *x, size_t k, enum act_kind kind, si
     int16_t *sums = (int16_t *)(uintptr_t)kern_act_sums(&acts, 0);
 
     for (size_t b = 0; b < k / block; b++) {
-        int16_t *at = sums + b * n_sums;
+        int8_t *q = (int8_t *)ret_row + b * block;
 
-        quantize_block(x + b * block, block, (int8_t *)ret_row + b * block, &d[b], at, n_sum);
-        for (size_t j = 0; j < n_sums - block / n_sum; j++)
-            at[KERN_SUPER_SUMS_32 + j] = (int16_t)(at[2 * j] + at[2 * j + 1]);
+        quantize_block(x + b * block, block, q, &d[b], sums + b * n_sums, n_sum);
+        if (kind == ACT_Q8_256)
+            finish_super(q, sums + b * n_sums);
     }
 }
 
