@@ -193,26 +193,40 @@ static inline void vi_sum_blocks(const vi v[16], vi sum[VI_BLOCKS]) {
     sum[1] = _mm512_shuffle_i32x4(c[0], c[1], 0xDD);
 }
 
+/* GCC computes sixteen addresses before it uses the first of them; there are not as many registers.
+ */
+static inline const uint8_t *vi_settled_address(const uint8_t *p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 /* Memory of VI_LANES rows. */
 struct vi_rows {
     const uint8_t *first;
     size_t stride; /* from each to the next */
 };
-static inline const uint8_t *vi_row(struct vi_rows r, int i) {
-    return r.first + (size_t)i * r.stride;
-}
 
-/* Bytes [at, at + 16) of sixteen places: lane j of to[i] is dword i of place j. */
+/* Bytes [at, at + 16) of sixteen rows: lane j of to[i] is dword i of row j. */
 static inline void vi_load_runs(struct vi_rows from, size_t at, vi to[4]) {
+    const uint8_t *four =
+        from.first + at; /* row 0, 4, 8, 12: the others are addressed from there */
     vi x[4], y[4];
 
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        x[i] = _mm512_castsi128_si512(load_128(vi_row(from, i) + at));
-        x[i] = _mm512_inserti32x4(x[i], load_128(vi_row(from, 4 + i) + at), 1);
-        x[i] = _mm512_inserti32x4(x[i], load_128(vi_row(from, 8 + i) + at), 2);
-        x[i] = _mm512_inserti32x4(x[i], load_128(vi_row(from, 12 + i) + at), 3);
-    }
+    for (size_t i = 0; i < 4; i++)
+        x[i] = _mm512_castsi128_si512(load_128(four + i * from.stride));
+    four = vi_settled_address(four + 4 * from.stride);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++)
+        x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 1);
+    four = vi_settled_address(four + 4 * from.stride);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++)
+        x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 2);
+    four = vi_settled_address(four + 4 * from.stride);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++)
+        x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 3);
     y[0] = _mm512_unpacklo_epi32(x[0], x[1]);
     y[1] = _mm512_unpackhi_epi32(x[0], x[1]);
     y[2] = _mm512_unpacklo_epi32(x[2], x[3]);

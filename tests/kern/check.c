@@ -65,6 +65,10 @@ enum kind {
     KIND_LARGEST,
     KIND_LARGEST_NEGATED,
     KIND_SMALLEST,
+    KIND_GENTLE, /* one large value among small ones, as activations often are */
+    /* Products of sub-blocks that are just what an int16 holds, and one step more. */
+    KIND_AT_LIMIT,
+    KIND_PAST_LIMIT,
     KIND_N
 };
 
@@ -103,7 +107,10 @@ static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind
             bytes[i] = type == KERN_Q8_0 ? 0x7F : 0xFF;
         else if (kind == KIND_SMALLEST)
             bytes[i] = type == KERN_Q8_0 ? 0x80 : 0;
-        if (type == KERN_Q6_K && i % block >= q6_k_scales && kind >= KIND_LARGEST)
+        else if (kind >= KIND_AT_LIMIT) /* Q6_K: -32, the larger one */
+            bytes[i] = type == KERN_Q6_K ? 0 : 0xFF;
+        if (type == KERN_Q6_K && i % block >= q6_k_scales && kind >= KIND_LARGEST &&
+            kind != KIND_GENTLE)
             bytes[i] = kind == KIND_SMALLEST ? 0x80 : 0x7F;
     }
     if (kern_types[type].act == ACT_F32) {
@@ -137,6 +144,8 @@ static void fill_floats(float *x, size_t n, enum kind kind) {
             x[i] = 1.0f;
         else if (kind == KIND_LARGEST_NEGATED)
             x[i] = -1.0f;
+        else if (kind == KIND_GENTLE)
+            x[i] *= i % 256 ? 0.1f : 1.0f;
         else if (kind == KIND_DENORMAL)
             x[i] *= 1e-40f;
         else if (kind == KIND_EXTREME)
@@ -144,6 +153,26 @@ static void fill_floats(float *x, size_t n, enum kind kind) {
         else if (kind == KIND_INFINITE && next_random() % 64 == 0)
             x[i] = next_random() % 2 ? INFINITY : NAN;
     }
+}
+
+/* Whole numbers, of which the largest is 127, so that they are quantised to themselves. In each
+ * sub-block they are of one sign and add up to `sum`; too few are negative to make up for others'
+ * overflow. */
+static void fill_sums(float *x, size_t n, size_t n_sub, int sum) {
+    for (size_t i = 0; i < n; i++) {
+        int left = sum - 127 * (int)(i % n_sub), q = left < 0 ? 0 : left < 127 ? left : 127;
+
+        x[i] = (float)(i / n_sub % 8 == 5 ? -q : q);
+    }
+}
+
+/* See KIND_AT_LIMIT: the sum whose product with the weights that fill_blocks() makes is the limit.
+ */
+static void fill_limits(float *x, size_t n, enum kern_type type, enum kind kind) {
+    int weight = type == KERN_Q6_K ? 32 : type == KERN_Q5_K ? 31 : 15;
+
+    fill_sums(x, n, type == KERN_Q6_K ? 16 : 32,
+              INT16_MAX / weight + (kind == KIND_PAST_LIMIT ? 1 : 0));
 }
 
 /* The same bits, or both NaN: which NaN comes out of two is not promised. */
@@ -189,7 +218,10 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     size_t n_y = (n_rows + 1) * (size_t)Y_STRIDE; /* with a row after the last one */
 
     fill_blocks(type, w.bytes, row_bytes * n_out, kind);
-    fill_floats(x, (size_t)n_rows * k, kind);
+    if (kind >= KIND_AT_LIMIT)
+        fill_limits(x, (size_t)n_rows * k, type, kind);
+    else
+        fill_floats(x, (size_t)n_rows * k, kind);
     acts[0] = make_acts(generic, info->act, k, n_rows, x);
     acts[1] = make_acts(tier, info->act, k, n_rows, x);
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -248,7 +280,8 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
                                                                 : block == 32 ? 19
                                                                               : 300));
 
-            check_mul(tier, type, n_blocks * block, outs[i], rows[j], KIND_RANDOM, (i + j) % 2);
+            check_mul(tier, type, n_blocks * block, outs[i], rows[j],
+                      j % 3 ? KIND_GENTLE : KIND_RANDOM, (i + j) % 2);
         }
     for (int kind = 0; kind < KIND_N; kind++)
         for (size_t i = 0; i < ARRAY_SIZE(kind_rows); i++)
@@ -259,7 +292,7 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
                           block,
                       37, kind_rows[i], (enum kind)kind, false);
     for (int gather = 0; gather < 2; gather++)
-        check_mul(tier, type, 2 * block, 33, ROWS_MAX, KIND_RANDOM, gather);
+        check_mul(tier, type, 2 * block, 33, ROWS_MAX, KIND_GENTLE, gather);
 }
 
 static void check_tier(const struct kern_ops *tier) {
