@@ -35,15 +35,20 @@ struct weight_panel {
     uint8_t last[VI_LANES][PANEL_BYTES_MAX]; /* see panel_blocks() */
 };
 
+/* Weights of a later panel are fetched, the blocks of a few outputs each round: all at once they
+ * would wait for each other, and the products for them. */
+struct weight_fetch {
+    const uint8_t *blocks; /* of the next output; NULL: there is none */
+    size_t stride, n_bytes;
+    uint32_t n_left, n_round; /* outputs */
+};
+
 /* Rows that are computed together. */
 struct panel_rows {
     const uint8_t *const *act; // (PANEL_ROWS) their activations
     size_t a, d, sums;         /* bytes from there to this panel's values, scales and sums */
     float (*y)[PANEL_OUT];     // (PANEL_ROWS)
-    /* The weights of the next outputs, one run of memory, are fetched a little each round: all at
-     * once they would wait for each other, and the products for them. */
-    const uint8_t *fetch, *fetch_end;
-    size_t n_fetch; /* bytes a round */
+    struct weight_fetch fetch;
 };
 
 /* Rounds in which a format's panel is unpacked for a vector of outputs, and multiplied with a group
@@ -55,19 +60,17 @@ static ALWAYS_INLINE size_t group_rounds(struct wide_format f) {
     return (f.super ? (size_t)f.n_sub : PANEL_K / QUANT_BLOCK) / PANEL_SIDE;
 }
 
-/* How many of a panel's n bytes are fetched each round: whole lines, so that where there are many
- * rows the first of them fetch all. */
-static ALWAYS_INLINE size_t fetch_bytes(struct wide_format f, uint32_t n_rows, size_t n) {
+static ALWAYS_INLINE size_t panel_rounds(struct wide_format f, uint32_t n_rows) {
     size_t n_groups = (n_rows + PANEL_ROWS_BEST - 1) / PANEL_ROWS_BEST;
-    size_t n_rounds = PANEL_VECS * unpack_rounds(f) + n_groups * group_rounds(f);
 
-    return (n / n_rounds + 63) / 64 * 64;
+    return PANEL_VECS * unpack_rounds(f) + n_groups * group_rounds(f);
 }
 
-static ALWAYS_INLINE void fetch_some(struct panel_rows *r) {
-    if (r->fetch < r->fetch_end) {
-        prefetch_run(r->fetch, r->n_fetch);
-        r->fetch += r->n_fetch;
+static ALWAYS_INLINE void fetch_some(struct weight_fetch *f) {
+    for (uint32_t i = 0; i < f->n_round && f->n_left > 0; i++, f->n_left--) {
+        prefetch_run(f->blocks, f->n_bytes);
+        prefetch_run(f->blocks + f->n_bytes - 1, 1);
+        f->blocks += f->stride;
     }
 }
 
@@ -172,7 +175,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        fetch_some(r);
+        fetch_some(&r->fetch);
         dot_steps(p, f, b, 1, 8, r, n_rows, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
@@ -238,16 +241,13 @@ static ALWAYS_INLINE vi panel_scale(const struct weight_panel *p, int s, int v) 
  */
 static ALWAYS_INLINE bool dots_fit(struct wide_format f, const struct panel_rows *r, int n_rows) {
     int weight = f.largest - f.offset > f.offset ? f.largest - f.offset : f.offset;
-    int limit = INT16_MAX / weight, most = 0;
+    int limit = INT16_MAX / weight, margin = 0;
 
     if (limit >= 127 * QUANT_SUPER / f.n_sub)
         return true;
-    for (int i = 0; i < n_rows; i++) {
-        int reach = row_sums(r, i)[f.n_sub == 8 ? KERN_SUPER_REACH_32 : KERN_SUPER_REACH_16];
-
-        most = reach > most ? reach : most;
-    }
-    return most <= limit;
+    for (int i = 0; i < n_rows; i++) /* negative if one of them is */
+        margin |= limit - row_sums(r, i)[f.n_sub == 8 ? KERN_SUPER_REACH_32 : KERN_SUPER_REACH_16];
+    return margin >= 0;
 }
 
 static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct wide_format f,
@@ -257,7 +257,7 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct wide_fo
 
     for (int s = 0; s < f.n_sub; s++) {
         if (s % PANEL_SIDE == 0)
-            fetch_some(r);
+            fetch_some(&r->fetch);
         dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
@@ -274,7 +274,7 @@ static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct w
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
 
     for (int s = 0; s < f.n_sub; s += 2) {
-        fetch_some(r);
+        fetch_some(&r->fetch);
         dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
@@ -338,7 +338,7 @@ static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern
                          (size_t)n_blocks * f.block_bytes);
 
         for (int b = 0; b < n_blocks; b++) {
-            fetch_some(r);
+            fetch_some(&r->fetch);
             unpack(p, blocks, v, b);
             blocks.first += f.block_bytes;
         }
@@ -414,6 +414,30 @@ static ALWAYS_INLINE void panel_share(struct panel_work *work, struct wide_forma
     }
 }
 
+/* Early enough for memory, and late enough to be in the caches still (measured: 8, and a whole run
+ * of PANEL_OUT outputs, are too many where k is large or rows are many). */
+#define PANELS_AHEAD 3
+
+/* What is fetched while panel i_panel of the outputs from `out` on is computed. */
+static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, size_t panel_bytes,
+                                                     uint32_t out, uint32_t i_panel,
+                                                     size_t n_rounds) {
+    uint32_t n_panels = (m->x->k + PANEL_K - 1) / PANEL_K, i = i_panel + PANELS_AHEAD;
+    struct weight_fetch f = {.stride = m->row_bytes, .n_bytes = panel_bytes};
+    const uint8_t *w = m->w + (size_t)out * m->row_bytes;
+
+    for (; i >= n_panels; i -= n_panels) {
+        out += PANEL_OUT;
+        w = out < m->n_out ? w + PANEL_OUT * m->row_bytes : m->next;
+        if (!w || out >= m->n_out + PANEL_OUT) /* there is none, or nothing is known of it */
+            return f;
+    }
+    f.blocks = w + i * panel_bytes;
+    f.n_left = PANEL_OUT;
+    f.n_round = (uint32_t)((PANEL_OUT + n_rounds - 1) / n_rounds);
+    return f;
+}
+
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
                                     unpack_panel_fn *unpack, panel_share_fn *share) {
     uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, n_sums = f.super ? KERN_SUPER_SUMS : 1;
@@ -422,32 +446,24 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
     size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
 
     for (uint32_t row = 0, n_rows; row < m->n_rows; row += n_rows) {
-        size_t n_fetch;
-
         n_rows = next_group(m->n_rows - row, PANEL_Y_ROWS);
-        n_fetch = fetch_bytes(f, n_rows, (size_t)PANEL_OUT * f.block_bytes * (PANEL_K / block));
         for (uint32_t i = 0; i < n_rows; i++)
             work->act[i] = m->x->data + (m->rows ? m->rows[row + i] : row + i) * m->x->stride;
         for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
-            const uint8_t *next = out + PANEL_OUT < m->n_out
-                                      ? m->w + (size_t)(out + PANEL_OUT) * m->row_bytes
-                                      : m->next;
-
             (void)memset(work->y, 0, n_rows * sizeof(work->y[0]));
             for (uint32_t k = 0; k < m->x->k; k += PANEL_K) {
                 uint32_t n_k = m->x->k - k < PANEL_K ? m->x->k - k : PANEL_K;
                 int n_blocks = (int)(n_k / block);
-                struct panel_rows r = {.act = work->act,
-                                       .a = k,
-                                       .d = d_at + k / block * sizeof(float),
-                                       .sums = sums_at + k / block * n_sums * sizeof(int16_t),
-                                       .y = work->y,
-                                       .n_fetch = n_fetch};
+                struct panel_rows r = {
+                    .act = work->act,
+                    .a = k,
+                    .d = d_at + k / block * sizeof(float),
+                    .sums = sums_at + k / block * n_sums * sizeof(int16_t),
+                    .y = work->y,
+                    .fetch = begin_fetch(m, f.block_bytes * (PANEL_K / block), out, k / PANEL_K,
+                                         panel_rounds(f, n_rows)),
+                };
 
-                if (next) {
-                    r.fetch = next + (size_t)k / block * f.block_bytes * PANEL_OUT;
-                    r.fetch_end = r.fetch + (size_t)n_blocks * f.block_bytes * PANEL_OUT;
-                }
                 unpack_panel(&work->panel, m, f, unpack, &r, out, k / block, n_blocks);
                 share(work, f, &r, n_rows, n_blocks);
             }

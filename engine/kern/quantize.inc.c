@@ -80,19 +80,20 @@ static inline void quantize_block(const float *x, size_t n, int8_t *q, float *re
 
 /* What follows the sums of 16 values. */
 static inline void finish_super(const int8_t *q, int16_t *sums) {
-    int reach_16 = 0, reach_32 = 0;
+    int size[16], reach_16 = 0, reach_32 = 0;
 
+    for (int j = 0; j < 16; j++) {
+        size[j] = 0;
+        for (int i = 0; i < 16; i++)
+            size[j] += abs(q[16 * j + i]);
+        reach_16 = size[j] > reach_16 ? size[j] : reach_16;
+    }
     for (int j = 0; j < 8; j++) {
-        int sum = sums[2 * j] + sums[2 * j + 1], size[2] = {0, 0}, all;
-
-        for (int half = 0; half < 2; half++) {
-            for (int i = 0; i < 16; i++)
-                size[half] += abs(q[32 * j + 16 * half + i]);
-            reach_16 = size[half] > reach_16 ? size[half] : reach_16;
-        }
+        int sum = sums[2 * j] + sums[2 * j + 1];
         /* positive − negative = sum, positive + negative = size */
-        all = (size[0] + size[1] + abs(sum)) / 2;
-        reach_32 = all > reach_32 ? all : reach_32;
+        int more = (size[2 * j] + size[2 * j + 1] + abs(sum)) / 2;
+
+        reach_32 = more > reach_32 ? more : reach_32;
         sums[KERN_SUPER_SUMS_32 + j] = (int16_t)sum;
     }
     sums[KERN_SUPER_REACH_16] = (int16_t)reach_16;
