@@ -121,7 +121,6 @@ struct task_part moe_down_tasks(const GkEngine *e) {
 static void put_inner(const GkEngine *e, enum act_kind kind, uint32_t slot, uint32_t begin,
                       uint32_t n, const float *values, uint8_t *row) {
     const struct kern_acts *to = &e->scratch.inner[kind];
-    uint32_t block = kind == ACT_Q8_32 ? 32 : 256, n_sums = kind == ACT_Q8_32 ? 1 : KERN_SUPER_SUMS;
     struct kern_acts part = {.kind = kind, .k = n, .stride = kern_act_stride(kind, n), .data = row};
     uint8_t *at = to->data + slot * to->stride;
 
@@ -129,15 +128,16 @@ static void put_inner(const GkEngine *e, enum act_kind kind, uint32_t slot, uint
         (void)memcpy((float *)(void *)at + begin, values, n * sizeof(float));
         return;
     }
-    if (kind == ACT_Q8_32)
-        e->kern->quantize_q8_32(values, n, row);
-    else
-        e->kern->quantize_q8_256(values, n, row);
+    if (kind == ACT_Q8_256) {
+        e->kern->quantize_q8_256(values, n, at + begin / 256 * sizeof(struct kern_super));
+        return;
+    }
+    e->kern->quantize_q8_32(values, n, row);
     (void)memcpy(at + begin, row, n);
-    (void)memcpy((float *)(uintptr_t)kern_act_scales(to, slot) + begin / block,
-                 kern_act_scales(&part, 0), n / block * sizeof(float));
-    (void)memcpy((int16_t *)(uintptr_t)kern_act_sums(to, slot) + begin / block * n_sums,
-                 kern_act_sums(&part, 0), n / block * n_sums * sizeof(int16_t));
+    (void)memcpy((float *)(uintptr_t)kern_act_scales(to, slot) + begin / 32,
+                 kern_act_scales(&part, 0), n / 32 * sizeof(float));
+    (void)memcpy((int16_t *)(uintptr_t)kern_act_sums(to, slot) + begin / 32,
+                 kern_act_sums(&part, 0), n / 32 * sizeof(int16_t));
 }
 
 /* Where the weights of a task begin: one of n_tiles(n_out, tile) for each expert. NULL: there is no

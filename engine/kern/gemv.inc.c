@@ -17,7 +17,8 @@
  */
 struct gemv {
     const struct kern_mul *m;
-    const int8_t *a[GEMV_ROWS];
+    const struct kern_super *supers[GEMV_ROWS]; /* either these */
+    const int8_t *a[GEMV_ROWS];                 /* or these */
     const float *d[GEMV_ROWS];
     const int16_t *sums[GEMV_ROWS];
     const uint8_t *next; /* what the next outputs want, a run of memory; or NULL */
@@ -55,8 +56,8 @@ static ALWAYS_INLINE void gemv_super(const struct gemv *g, struct wide_format f,
         for (int j = 0; j < (int)ARRAY_SIZE(w.q); j++)
             scale[j] = vi_sub_scales(w.scale, j);
         for (int i = 0; i < n_rows; i++) {
-            const int8_t *a = g->a[i] + QUANT_SUPER * b;
-            __m256i s16 = load_256(g->sums[i] + KERN_SUPER_SUMS * b);
+            const int8_t *a = g->supers[i][b].q;
+            __m256i s16 = load_256(g->supers[i][b].sums);
             vi sum = vi_set1(0);
 
             for (int j = 0; j < (int)ARRAY_SIZE(w.q); j++)
@@ -72,7 +73,7 @@ static ALWAYS_INLINE void gemv_super(const struct gemv *g, struct wide_format f,
     wd_all = vf_from_halves(wd);
     wm_all = vf_from_halves(wm);
     for (int i = 0; i < n_rows; i++) {
-        vf da = vf_set1(g->d[i][b]);
+        vf da = vf_set1(g->supers[i][b].d);
 
         y[i] = vf_fma(vf_mul(wd_all, da), vf_from(vi_sum_lanes(v[i])), y[i]);
         if (f.has_min)
@@ -132,7 +133,10 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct wide_format
     struct gemv g = {.m = m, .first = first};
 
     for (int i = 0; i < n_rows; i++)
-        g.a[i] = act_row(m, first + (uint32_t)i, &g.d[i], &g.sums[i]);
+        if (f.super)
+            g.supers[i] = act_supers(m, first + (uint32_t)i);
+        else
+            g.a[i] = act_row(m, first + (uint32_t)i, &g.d[i], &g.sums[i]);
     for (g.out = 0; g.out < m->n_out; g.out += GEMV_OUT) {
         vf y[GEMV_ROWS];
 

@@ -43,24 +43,22 @@ static size_t line(size_t n) {
     return (n + 63) / 64 * 64;
 }
 
-static size_t scale_block(enum act_kind kind) {
-    return kind == ACT_Q8_32 ? 32 : 256;
-}
-
 static size_t scales_offset(uint32_t k) {
     return line(k);
 }
 
-static size_t sums_offset(enum act_kind kind, uint32_t k) {
-    return scales_offset(k) + line(k / scale_block(kind) * sizeof(float));
+static size_t sums_offset(uint32_t k) {
+    return scales_offset(k) + line(k / 32 * sizeof(float));
 }
 
+/* Super-blocks are read at the same place of many rows at a time: an odd number of lines spreads
+ * rows over all sets of a cache. */
 size_t kern_act_stride(enum act_kind kind, uint32_t k) {
-    size_t n_sums = kind == ACT_Q8_32 ? k / 32 : k / 256 * KERN_SUPER_SUMS;
-
     if (kind == ACT_F32)
         return line(k * sizeof(float));
-    return sums_offset(kind, k) + line(n_sums * sizeof(int16_t));
+    if (kind == ACT_Q8_256)
+        return k / 256 * sizeof(struct kern_super) | 64;
+    return sums_offset(k) + line(k / 32 * sizeof(int16_t));
 }
 
 const float *kern_act_scales(const struct kern_acts *x, size_t row) {
@@ -68,7 +66,7 @@ const float *kern_act_scales(const struct kern_acts *x, size_t row) {
 }
 
 const int16_t *kern_act_sums(const struct kern_acts *x, size_t row) {
-    return (const int16_t *)(const void *)(x->data + row * x->stride + sums_offset(x->kind, x->k));
+    return (const int16_t *)(const void *)(x->data + row * x->stride + sums_offset(x->k));
 }
 
 /* ---- tiers ---- */

@@ -54,10 +54,9 @@ const struct kern_type_info *kern_type_find(uint32_t gguf_id, const char **ret_n
  * stride`, 64-byte aligned:
  *   ACT_F32     float x[k]
  *   ACT_Q8_32   int8 q[k], then float d[k/32], then int16 sum[k/32]        x ≈ d·q, sum = Σ q
- *   ACT_Q8_256  int8 q[k], then float d[k/256], then int16 sum[k/256][26]  of 16 times 16, then of
- *                                                                          8 times 32 values, then
- *                                                                          the two reaches
- * each part rounded up to 64 bytes. q is in -127..127.
+ *               each part rounded up to 64 bytes
+ *   ACT_Q8_256  struct kern_super [k/256]
+ * q is in -127..127.
  */
 struct kern_acts {
     enum act_kind kind;
@@ -66,15 +65,22 @@ struct kern_acts {
     uint8_t *data;
 };
 size_t kern_act_stride(enum act_kind kind, uint32_t k);
+/* Of ACT_Q8_32. */
 const float *kern_act_scales(const struct kern_acts *x, size_t row);
-#define KERN_SUPER_SUMS    26 /* of a block of ACT_Q8_256 */
-#define KERN_SUPER_SUMS_32 16 /* where those of 32 begin */
+const int16_t *kern_act_sums(const struct kern_acts *x, size_t row);
+
+/* x ≈ d·q; five cache lines. */
+struct kern_super {
+    _Alignas(64) int8_t q[256];
+    int16_t sums[26]; /* Σ q of 16 times 16, then of 8 times 32 values, then the two reaches */
+    float d;
+};
+#define KERN_SUPER_SUMS_32 16
 /* What no product with such a sub-block exceeds: of 16 values the largest Σ|q|, which times the
  * largest |weight| bounds it; of 32 values the largest Σ of positive or of negative ones, which
  * times the largest weight bounds it where no weight is negative. */
 #define KERN_SUPER_REACH_16 24
 #define KERN_SUPER_REACH_32 25
-const int16_t *kern_act_sums(const struct kern_acts *x, size_t row);
 
 /* y[i][o] = Σ_k w[o][k] · x[rows[i]][k] for a block of output features and many rows. */
 struct kern_mul {

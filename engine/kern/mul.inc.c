@@ -27,20 +27,25 @@ static inline float fold_block(const struct unpacked_block *u, const int8_t *a, 
     return has_min ? fmaf(u->m * d, (float)sum_a, acc) : acc;
 }
 
-static inline float fold_super(const struct unpacked_super *u, const int8_t *a, float d,
-                               const int16_t *sums, int offset, bool has_min, float acc) {
+static inline const struct kern_super *act_supers(const struct kern_mul *m, uint32_t i) {
+    return (const struct kern_super *)(const void *)(m->x->data +
+                                                     (m->rows ? m->rows[i] : i) * m->x->stride);
+}
+
+static inline float fold_super(const struct unpacked_super *u, const struct kern_super *x,
+                               int offset, bool has_min, float acc) {
     int32_t sum = 0, mins = 0;
 
     for (int j = 0; j < 16; j++) {
         int32_t part = 0;
 
         for (int i = 0; i < 16; i++)
-            part += (u->q[16 * j + i] - offset) * a[16 * j + i];
+            part += (u->q[16 * j + i] - offset) * x->q[16 * j + i];
         sum += u->scale[j] * part;
-        mins += u->min[j] * sums[j];
+        mins += u->min[j] * x->sums[j];
     }
-    acc = fmaf(u->d * d, (float)sum, acc);
-    return has_min ? fmaf(-(u->dmin * d), (float)mins, acc) : acc;
+    acc = fmaf(u->d * x->d, (float)sum, acc);
+    return has_min ? fmaf(-(u->dmin * x->d), (float)mins, acc) : acc;
 }
 
 /* A weight block is unpacked once and used for every row; sums are folded in y itself. */
@@ -80,13 +85,9 @@ static inline float fold_super(const struct unpacked_super *u, const int8_t *a, 
                                                                                                    \
                 unpack_##name(&w[b], &u);                                                          \
                 for (uint32_t i = 0; i < m->n_rows; i++) {                                         \
-                    const int16_t *sums;                                                           \
-                    const float *d;                                                                \
-                    const int8_t *a = act_row(m, i, &d, &sums);                                    \
                     float *y = &m->y[i * m->y_stride + o];                                         \
                                                                                                    \
-                    *y = fold_super(&u, a + b * QUANT_SUPER, d[b], sums + KERN_SUPER_SUMS * b,     \
-                                    OFFSET_##name, has_min, *y);                                   \
+                    *y = fold_super(&u, &act_supers(m, i)[b], OFFSET_##name, has_min, *y);         \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \

@@ -46,7 +46,8 @@ struct weight_fetch {
 /* Rows that are computed together. */
 struct panel_rows {
     const uint8_t *const *act; // (PANEL_ROWS) their activations
-    size_t a, d, sums;         /* bytes from there to this panel's values, scales and sums */
+    size_t a;                  /* bytes from there to this panel's values, or super-block */
+    size_t d, sums;            /* and to its scales and sums, if it is none */
     float (*y)[PANEL_OUT];     // (PANEL_ROWS)
     struct weight_fetch fetch;
 };
@@ -76,6 +77,9 @@ static ALWAYS_INLINE void fetch_some(struct weight_fetch *f) {
 
 static inline const int8_t *row_values(const struct panel_rows *r, int i) {
     return (const int8_t *)(r->act[i] + r->a);
+}
+static inline const struct kern_super *row_super(const struct panel_rows *r, int i) {
+    return (const struct kern_super *)(const void *)(r->act[i] + r->a);
 }
 static inline const float *row_scales(const struct panel_rows *r, int i) {
     return (const float *)(const void *)(r->act[i] + r->d);
@@ -107,8 +111,9 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_fo
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                dot[s][i][v] =
-                    f.offset ? vi_set1(-f.offset * row_sums(r, i)[first + s]) : vi_set1(0);
+                dot[s][i][v] = f.offset ? vi_set1(-f.offset * (f.super ? row_super(r, i)->sums
+                                                                       : row_sums(r, i))[first + s])
+                                        : vi_set1(0);
 #pragma GCC unroll 4
     for (int begin = 0; begin < n_steps; begin += n_run) {
         vi run[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
@@ -192,7 +197,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
 static ALWAYS_INLINE void fold_super(struct wide_format f, const struct panel_rows *r, int i,
                                      const vi sum[PANEL_VECS], const vi mins[PANEL_VECS],
                                      const vf wd[PANEL_VECS], const vf wm[PANEL_VECS]) {
-    vf d = vf_set1(row_scales(r, i)[0]);
+    vf d = vf_set1(row_super(r, i)->d);
 
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++) {
@@ -218,7 +223,8 @@ static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct wide_for
     for (int j = 0; j < f.n_sub / 2; j++)
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
-            const int16_t *sums = row_sums(r, first + i) + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
+            const int16_t *sums =
+                row_super(r, first + i)->sums + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
             vi pair = broadcast_bytes(sums + 2 * j);
 
 #pragma GCC unroll 4
@@ -246,7 +252,8 @@ static ALWAYS_INLINE bool dots_fit(struct wide_format f, const struct panel_rows
     if (limit >= 127 * QUANT_SUPER / f.n_sub)
         return true;
     for (int i = 0; i < n_rows; i++) /* negative if one of them is */
-        margin |= limit - row_sums(r, i)[f.n_sub == 8 ? KERN_SUPER_REACH_32 : KERN_SUPER_REACH_16];
+        margin |=
+            limit - row_super(r, i)->sums[f.n_sub == 8 ? KERN_SUPER_REACH_32 : KERN_SUPER_REACH_16];
     return margin >= 0;
 }
 
@@ -440,7 +447,7 @@ static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, s
 
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
                                     unpack_panel_fn *unpack, panel_share_fn *share) {
-    uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK, n_sums = f.super ? KERN_SUPER_SUMS : 1;
+    uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK;
     struct panel_work *work = m->scratch;
     size_t d_at = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
     size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
@@ -456,9 +463,9 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
                 int n_blocks = (int)(n_k / block);
                 struct panel_rows r = {
                     .act = work->act,
-                    .a = k,
+                    .a = f.super ? k / block * sizeof(struct kern_super) : k,
                     .d = d_at + k / block * sizeof(float),
-                    .sums = sums_at + k / block * n_sums * sizeof(int16_t),
+                    .sums = sums_at + k / block * sizeof(int16_t),
                     .y = work->y,
                     .fetch = begin_fetch(m, f.block_bytes * (PANEL_K / block), out, k / PANEL_K,
                                          panel_rounds(f, n_rows)),

@@ -79,57 +79,59 @@ static inline void quantize_block(const float *x, size_t n, int8_t *q, float *re
 }
 
 /* What follows the sums of 16 values. */
-static inline void finish_super(const int8_t *q, int16_t *sums) {
+static inline void finish_super(struct kern_super *x) {
     int size[16], reach_16 = 0, reach_32 = 0;
 
     for (int j = 0; j < 16; j++) {
         size[j] = 0;
         for (int i = 0; i < 16; i++)
-            size[j] += abs(q[16 * j + i]);
+            size[j] += abs(x->q[16 * j + i]);
         reach_16 = size[j] > reach_16 ? size[j] : reach_16;
     }
     for (int j = 0; j < 8; j++) {
-        int sum = sums[2 * j] + sums[2 * j + 1];
+        int sum = x->sums[2 * j] + x->sums[2 * j + 1];
         /* positive − negative = sum, positive + negative = size */
         int more = (size[2 * j] + size[2 * j + 1] + abs(sum)) / 2;
 
         reach_32 = more > reach_32 ? more : reach_32;
-        sums[KERN_SUPER_SUMS_32 + j] = (int16_t)sum;
+        x->sums[KERN_SUPER_SUMS_32 + j] = (int16_t)sum;
     }
-    sums[KERN_SUPER_REACH_16] = (int16_t)reach_16;
-    sums[KERN_SUPER_REACH_32] = (int16_t)reach_32;
-}
-
-static inline void quantize_row(const float *x, size_t k, enum act_kind kind, size_t block,
-                                size_t n_sum, uint8_t *ret_row) {
-    size_t n_sums = kind == ACT_Q8_32 ? 1 : KERN_SUPER_SUMS;
-    struct kern_acts acts = {.kind = kind, .k = (uint32_t)k, .data = ret_row};
-    float *d = (float *)(uintptr_t)kern_act_scales(&acts, 0);
-    int16_t *sums = (int16_t *)(uintptr_t)kern_act_sums(&acts, 0);
-
-    for (size_t b = 0; b < k / block; b++) {
-        int8_t *q = (int8_t *)ret_row + b * block;
-
-        quantize_block(x + b * block, block, q, &d[b], sums + b * n_sums, n_sum);
-        if (kind == ACT_Q8_256)
-            finish_super(q, sums + b * n_sums);
-    }
+    x->sums[KERN_SUPER_REACH_16] = (int16_t)reach_16;
+    x->sums[KERN_SUPER_REACH_32] = (int16_t)reach_32;
 }
 
 static void quantize_q8_32(const float *x, size_t k, uint8_t *ret_row) {
-    quantize_row(x, k, ACT_Q8_32, 32, 32, ret_row);
+    struct kern_acts acts = {.kind = ACT_Q8_32, .k = (uint32_t)k, .data = ret_row};
+    float *d = (float *)(uintptr_t)kern_act_scales(&acts, 0);
+    int16_t *sums = (int16_t *)(uintptr_t)kern_act_sums(&acts, 0);
+
+    for (size_t b = 0; b < k / 32; b++)
+        quantize_block(x + b * 32, 32, (int8_t *)ret_row + b * 32, &d[b], &sums[b], 32);
 }
 
 static void quantize_q8_256(const float *x, size_t k, uint8_t *ret_row) {
-    quantize_row(x, k, ACT_Q8_256, 256, 16, ret_row);
+    struct kern_super *to = (struct kern_super *)(void *)ret_row;
+
+    for (size_t b = 0; b < k / 256; b++) {
+        quantize_block(x + b * 256, 256, to[b].q, &to[b].d, to[b].sums, 16);
+        finish_super(&to[b]);
+    }
+}
+
+static inline void residual_block(const float *x, const int8_t *q, float d, size_t n, float *ret) {
+    for (size_t i = 0; i < n; i++)
+        ret[i] = x[i] - (float)q[i] * d;
 }
 
 static void residual(const float *x, const struct kern_acts *acts, size_t row, float *ret) {
-    const int8_t *q = (const int8_t *)(acts->data + row * acts->stride);
-    const float *d = kern_act_scales(acts, row);
-    size_t block = acts->kind == ACT_Q8_32 ? 32 : 256;
+    const uint8_t *at = acts->data + row * acts->stride;
+    const struct kern_super *super = (const struct kern_super *)(const void *)at;
 
-    for (size_t b = 0; b < acts->k / block; b++)
-        for (size_t i = b * block; i < (b + 1) * block; i++)
-            ret[i] = x[i] - (float)q[i] * d[b];
+    if (acts->kind == ACT_Q8_256)
+        for (size_t b = 0; b < acts->k / 256; b++)
+            residual_block(x + b * 256, super[b].q, super[b].d, 256, ret + b * 256);
+    else
+        for (size_t b = 0; b < acts->k / 32; b++)
+            residual_block(x + b * 32, (const int8_t *)at + b * 32, kern_act_scales(acts, row)[b],
+                           32, ret + b * 32);
 }

@@ -205,6 +205,26 @@ static struct kern_acts make_acts(const struct kern_ops *k, enum act_kind kind, 
     return a;
 }
 
+static bool same_acts(const struct kern_acts a[2], uint32_t row) {
+    const uint8_t *at[2] = {a[0].data + row * a[0].stride, a[1].data + row * a[1].stride};
+    const struct kern_super *supers[2] = {(const struct kern_super *)(const void *)at[0],
+                                          (const struct kern_super *)(const void *)at[1]};
+    bool same = true;
+
+    if (a->kind == ACT_F32)
+        return true;
+    if (a->kind == ACT_Q8_32)
+        return memcmp(at[0], at[1], a->k) == 0 &&
+               same_floats(kern_act_scales(&a[0], row), kern_act_scales(&a[1], row), a->k / 32) &&
+               memcmp(kern_act_sums(&a[0], row), kern_act_sums(&a[1], row),
+                      a->k / 32 * sizeof(int16_t)) == 0;
+    for (uint32_t b = 0; b < a->k / 256; b++)
+        same = same && memcmp(supers[0][b].q, supers[1][b].q, sizeof(supers[0]->q)) == 0 &&
+               memcmp(supers[0][b].sums, supers[1][b].sums, sizeof(supers[0]->sums)) == 0 &&
+               same_floats(&supers[0][b].d, &supers[1][b].d, 1);
+    return same;
+}
+
 static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t k, uint32_t n_out,
                       uint32_t n_rows, enum kind kind, bool gather) {
     const struct kern_ops *generic = kern_select("generic");
@@ -226,16 +246,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     acts[1] = make_acts(tier, info->act, k, n_rows, x);
     for (uint32_t i = 0; i < n_rows; i++) {
         rows[i] = (i * 7 + 3) % n_rows;
-        assert(memcmp(acts[0].data + i * acts[0].stride, acts[1].data + i * acts[1].stride, k) ==
-                   0 ||
-               info->act == ACT_F32);
-        if (info->act != ACT_F32) {
-            assert(same_floats(kern_act_scales(&acts[0], i), kern_act_scales(&acts[1], i),
-                               k / info->block_values));
-            assert(memcmp(kern_act_sums(&acts[0], i), kern_act_sums(&acts[1], i),
-                          (info->act == ACT_Q8_32 ? k / 32 : k / 256 * KERN_SUPER_SUMS) *
-                              sizeof(int16_t)) == 0);
-        }
+        assert(same_acts(acts, i));
     }
     for (int t = 0; t < 2; t++) {
         for (size_t i = 0; i < n_y; i++)
@@ -388,9 +399,12 @@ static void test_generic_is_a_product(void) {
         for (size_t i = 0; i < 1024; i++) {
             double value = (double)x[i];
 
-            if (info->act != ACT_F32)
-                value = (double)kern_act_scales(&a, 0)[i / info->block_values] *
-                        ((const int8_t *)a.data)[i];
+            const struct kern_super *super = (const struct kern_super *)(const void *)a.data;
+
+            if (info->act == ACT_Q8_32)
+                value = (double)kern_act_scales(&a, 0)[i / 32] * ((const int8_t *)a.data)[i];
+            else if (info->act == ACT_Q8_256)
+                value = (double)super[i / 256].d * super[i / 256].q[i % 256];
             sum += (double)w[i] * value;
             size += fabs((double)w[i] * value);
         }
