@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define DEQUANTIZE_PLAIN(name)                                                                     \
     static void dequantize_##name(const void *blocks, float *ret, size_t n) {                      \
@@ -54,21 +55,29 @@ DEQUANTIZE_SUPER(q6_k)
  */
 static inline void quantize_block(const float *x, size_t n, int8_t *q, float *ret_d, int16_t *sums,
                                   size_t n_sum) {
-    float most = 0, inverse;
-    bool finite = true;
+    uint32_t most_bits = 0;
+    float most, inverse;
+    bool finite;
 
+    /* Magnitudes compare as their bits do, of which compilers make vectors. */
     for (size_t i = 0; i < n; i++) {
-        float magnitude = fabsf(x[i]);
+        uint32_t bits;
 
-        finite &= magnitude <= 3.4028234e38f;
-        most = magnitude > most ? magnitude : most;
+        (void)memcpy(&bits, &x[i], sizeof(bits));
+        bits &= 0x7FFFFFFF;
+        most_bits = bits > most_bits ? bits : most_bits;
     }
+    finite = most_bits < 0x7F800000;
+    (void)memcpy(&most, &most_bits, sizeof(most));
     *ret_d = finite ? most / 127.0f : NAN;
     inverse = finite && most > 0 ? 127.0f / most : 0;
     if (inverse > 3.4028234e38f) /* max|x| is denormal: too small for a scale, so zero */
         inverse = 0;
-    for (size_t i = 0; i < n; i++)
-        q[i] = finite ? (int8_t)rintf(x[i] * inverse) : 0;
+    if (finite)
+        for (size_t i = 0; i < n; i++)
+            q[i] = (int8_t)(int32_t)rintf(x[i] * inverse);
+    else
+        (void)memset(q, 0, n);
     for (size_t j = 0; j < n / n_sum; j++) {
         int sum = 0;
 
