@@ -333,10 +333,19 @@ static void expect_hint(grokd_call *call, const char *key) {
     assert(strstr(error.text, key) && strstr(error.text, "try again in"));
 }
 
+/* Until then it counts as one that waits. */
+static void await_token(grokd_call *call) {
+    const struct grokd_event *event;
+
+    do
+        assert(grokd_call_next(call, -1, &event, NULL) == GROKD_NEXT_EVENT);
+    while (!event->chunk);
+}
+
 /* One runs, two of each user may wait, three of all. */
 static void ask_nine(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
-    struct grokd_generate_request request = load_request(2000, GROKD_PRIORITY_UNSPECIFIED);
+    struct grokd_generate_request request = load_request(3900, GROKD_PRIORITY_UNSPECIFIED);
     grokd_call *calls[9];
 
     (void)self;
@@ -344,6 +353,7 @@ static void ask_nine(const TestDaemon *d, TestUser *self) {
         calls[i] = test_begin(client, &request);
     for (size_t i = 3; i < ARRAY_SIZE(calls); i++)
         expect_hint(calls[i], "max_user_queued_requests");
+    await_token(calls[0]);
     atomic_store(&shared->n_alice, 1);
     await_count(&shared->may_go, 1);
     for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
@@ -379,13 +389,14 @@ static void test_full_queues_refuse_with_a_hint(void) {
 /* The whole queue is one user's; the last of its requests makes room for another's. */
 static void fill_the_queue(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
-    struct grokd_generate_request request = load_request(3000, GROKD_PRIORITY_UNSPECIFIED);
+    struct grokd_generate_request request = load_request(3900, GROKD_PRIORITY_UNSPECIFIED);
     grokd_call *calls[5];
 
     (void)self;
     for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
         calls[i] = test_begin(client, &request);
     expect_hint(calls[4], "max_queued_requests");
+    await_token(calls[0]);
     atomic_store(&shared->n_alice, 1);
     await_count(&shared->may_go, 1);
     {

@@ -239,8 +239,8 @@ TestUser test_user_start(const TestDaemon *d, uid_t uid, gid_t group, test_user_
     if (user.pid == 0) {
         closep(&fds[0]);
         user.fd = fds[1];
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         assert(setgroups(group != 0, &group) == 0 && setgid((gid_t)uid) == 0 && setuid(uid) == 0);
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* setuid() would undo it */
         run(d, &user);
         (void)fflush(stdout);
         _exit(0);
