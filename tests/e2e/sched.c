@@ -87,6 +87,20 @@ static void await_count(const atomic_uint *count, unsigned n) {
         (void)usleep(1000);
 }
 
+/* One that runs, and any number after it: of requests that come together any may be the first to
+ * have its tokens. */
+static void begin_behind_one(grokd_client *client, const struct grokd_generate_request *request,
+                             grokd_call **calls, size_t n) {
+    const struct grokd_event *event;
+
+    calls[0] = test_begin(client, request);
+    do
+        assert(grokd_call_next(calls[0], -1, &event, NULL) == GROKD_NEXT_EVENT);
+    while (!event->chunk);
+    for (size_t i = 1; i < n; i++)
+        calls[i] = test_begin(client, request);
+}
+
 /* ---- shares ---- */
 
 static void flood(const TestDaemon *d, TestUser *self) {
@@ -307,8 +321,7 @@ static void test_places_in_the_queue_are_told(void) {
     client = test_connect(&d);
     sampling.max_tokens = 600;
     request.sampling = &sampling;
-    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
-        calls[i] = test_begin(client, &request);
+    begin_behind_one(client, &request, calls, ARRAY_SIZE(calls));
     for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
         n = read_places(calls[i], &first[i], &estimated);
         assert(i == 0 || n >= 1);
@@ -333,14 +346,8 @@ static void expect_hint(grokd_call *call, const char *key) {
     assert(strstr(error.text, key) && strstr(error.text, "try again in"));
 }
 
-/* Until then it counts as one that waits. */
-static void await_token(grokd_call *call) {
-    const struct grokd_event *event;
-
-    do
-        assert(grokd_call_next(call, -1, &event, NULL) == GROKD_NEXT_EVENT);
-    while (!event->chunk);
-}
+/* So slowly that the first one runs still when others come. */
+#define ONE_SLOWLY "[engine]\nmax_sequences = 1\nthreads = 1\ninstruction_set = generic\n"
 
 /* One runs, two of each user may wait, three of all. */
 static void ask_nine(const TestDaemon *d, TestUser *self) {
@@ -349,11 +356,9 @@ static void ask_nine(const TestDaemon *d, TestUser *self) {
     grokd_call *calls[9];
 
     (void)self;
-    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
-        calls[i] = test_begin(client, &request);
+    begin_behind_one(client, &request, calls, ARRAY_SIZE(calls));
     for (size_t i = 3; i < ARRAY_SIZE(calls); i++)
         expect_hint(calls[i], "max_user_queued_requests");
-    await_token(calls[0]);
     atomic_store(&shared->n_alice, 1);
     await_count(&shared->may_go, 1);
     for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
@@ -376,8 +381,8 @@ static void test_full_queues_refuse_with_a_hint(void) {
     TestDaemon d;
     TestUser alice, bob;
 
-    start(&d, "[engine]\nmax_sequences = 1\n[limits]\nmax_queued_requests = 3\n"
-              "max_user_queued_requests = 2\n");
+    start(&d, ONE_SLOWLY "[limits]\nmax_queued_requests = 3\n"
+                         "max_user_queued_requests = 2\n");
     alice = test_user_start(&d, ALICE, 0, ask_nine);
     await_count(&shared->n_alice, 1);
     bob = test_user_start(&d, BOB, 0, ask_two);
@@ -393,10 +398,8 @@ static void fill_the_queue(const TestDaemon *d, TestUser *self) {
     grokd_call *calls[5];
 
     (void)self;
-    for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
-        calls[i] = test_begin(client, &request);
+    begin_behind_one(client, &request, calls, ARRAY_SIZE(calls));
     expect_hint(calls[4], "max_queued_requests");
-    await_token(calls[0]);
     atomic_store(&shared->n_alice, 1);
     await_count(&shared->may_go, 1);
     {
@@ -429,7 +432,7 @@ static void test_a_full_queue_is_shared(void) {
     TestUser alice;
     TestDaemon d;
 
-    start(&d, "[engine]\nmax_sequences = 1\n[limits]\nmax_queued_requests = 3\n");
+    start(&d, ONE_SLOWLY "[limits]\nmax_queued_requests = 3\n");
     alice = test_user_start(&d, ALICE, 0, fill_the_queue);
     await_count(&shared->n_alice, 1);
     test_as(&d, BOB, 0, ask_in_between);
