@@ -82,6 +82,10 @@ struct kern_super {
 #define KERN_SUPER_REACH_16 24
 #define KERN_SUPER_REACH_32 25
 
+static inline const struct kern_super *kern_act_supers(const struct kern_acts *x, size_t row) {
+    return (const struct kern_super *)(const void *)(x->data + row * x->stride);
+}
+
 /* y[i][o] = Σ_k w[o][k] · x[rows[i]][k] for a block of output features and many rows. */
 struct kern_mul {
     const uint8_t *w; /* (n_out, k) in the weight's format, rows row_bytes apart */

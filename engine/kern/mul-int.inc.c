@@ -16,11 +16,6 @@ static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const 
     return (const int8_t *)(m->x->data + row * m->x->stride);
 }
 
-static inline const struct kern_super *act_supers(const struct kern_mul *m, uint32_t i) {
-    return (const struct kern_super *)(const void *)(m->x->data +
-                                                     (m->rows ? m->rows[i] : i) * m->x->stride);
-}
-
 #include "engine/kern/gemv.inc.c"
 #include "engine/kern/panel.inc.c"
 

@@ -27,11 +27,6 @@ static inline float fold_block(const struct unpacked_block *u, const int8_t *a, 
     return has_min ? fmaf(u->m * d, (float)sum_a, acc) : acc;
 }
 
-static inline const struct kern_super *act_supers(const struct kern_mul *m, uint32_t i) {
-    return (const struct kern_super *)(const void *)(m->x->data +
-                                                     (m->rows ? m->rows[i] : i) * m->x->stride);
-}
-
 static inline float fold_super(const struct unpacked_super *u, const struct kern_super *x,
                                int offset, bool has_min, float acc) {
     int32_t sum = 0, mins = 0;
@@ -87,7 +82,8 @@ static inline float fold_super(const struct unpacked_super *u, const struct kern
                 for (uint32_t i = 0; i < m->n_rows; i++) {                                         \
                     float *y = &m->y[i * m->y_stride + o];                                         \
                                                                                                    \
-                    *y = fold_super(&u, &act_supers(m, i)[b], OFFSET_##name, has_min, *y);         \
+                    *y = fold_super(&u, &kern_act_supers(m->x, m->rows ? m->rows[i] : i)[b],       \
+                                    OFFSET_##name, has_min, *y);                                   \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \

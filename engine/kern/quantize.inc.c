@@ -134,7 +134,7 @@ static inline void residual_block(const float *x, const int8_t *q, float d, size
 
 static void residual(const float *x, const struct kern_acts *acts, size_t row, float *ret) {
     const uint8_t *at = acts->data + row * acts->stride;
-    const struct kern_super *super = (const struct kern_super *)(const void *)at;
+    const struct kern_super *super = kern_act_supers(acts, row);
 
     if (acts->kind == ACT_Q8_256)
         for (size_t b = 0; b < acts->k / 256; b++)

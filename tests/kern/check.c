@@ -207,8 +207,7 @@ static struct kern_acts make_acts(const struct kern_ops *k, enum act_kind kind, 
 
 static bool same_acts(const struct kern_acts a[2], uint32_t row) {
     const uint8_t *at[2] = {a[0].data + row * a[0].stride, a[1].data + row * a[1].stride};
-    const struct kern_super *supers[2] = {(const struct kern_super *)(const void *)at[0],
-                                          (const struct kern_super *)(const void *)at[1]};
+    const struct kern_super *supers[2] = {kern_act_supers(&a[0], row), kern_act_supers(&a[1], row)};
     bool same = true;
 
     if (a->kind == ACT_F32)
@@ -399,7 +398,7 @@ static void test_generic_is_a_product(void) {
         for (size_t i = 0; i < 1024; i++) {
             double value = (double)x[i];
 
-            const struct kern_super *super = (const struct kern_super *)(const void *)a.data;
+            const struct kern_super *super = kern_act_supers(&a, 0);
 
             if (info->act == ACT_Q8_32)
                 value = (double)kern_act_scales(&a, 0)[i / 32] * ((const int8_t *)a.data)[i];
