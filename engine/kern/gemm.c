@@ -35,7 +35,7 @@ static void multiply_block(const struct kern_ops *kern, enum kern_type type,
     size_t value_bytes = kern_types[type].block_bytes, n_fit = MAX(X_VALUES / n, (size_t)1);
 
     for (size_t i = 0; i < n_rows; i++) {
-        size_t row = m->rows ? m->rows[first + i] : first + i;
+        size_t row = kern_mul_row(m, first + i);
 
         (void)memcpy(x + i * n,
                      (const float *)(const void *)(m->x->data + row * m->x->stride) + begin,

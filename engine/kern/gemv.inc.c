@@ -134,8 +134,7 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct wide_format
 
     for (int i = 0; i < n_rows; i++)
         if (f.super)
-            g.supers[i] =
-                kern_act_supers(m->x, m->rows ? m->rows[first + (uint32_t)i] : first + (uint32_t)i);
+            g.supers[i] = kern_act_supers(m->x, kern_mul_row(m, first + (uint32_t)i));
         else
             g.a[i] = act_row(m, first + (uint32_t)i, &g.d[i], &g.sums[i]);
     for (g.out = 0; g.out < m->n_out; g.out += GEMV_OUT) {

@@ -99,6 +99,10 @@ struct kern_mul {
     const uint8_t *next; /* weights that will be wanted after these, fetched meanwhile; or NULL */
     void *scratch;       /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
 };
+/* Where row i of the product is in x. */
+static inline size_t kern_mul_row(const struct kern_mul *m, uint32_t i) {
+    return m->rows ? m->rows[i] : i;
+}
 #define KERN_SCRATCH_BYTES  (512 * 1024)
 
 #define KERN_MATH_LANES     16 /* partial sums of every reduction over features */

@@ -267,7 +267,7 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct wide_format 
 
         r->act = work->act + at;
         r->y = work->y + at;
-        for (int i = 0; i < 24; i++) /* as often as three groups of rows would */
+        for (size_t i = 0; i < 3 * group_rounds(f); i++) /* as three groups of rows would */
             fetch_some(&r->fetch);
         a = amx_acts(t, r, f.super ? PANEL_K : (size_t)n_blocks * QUANT_BLOCK, &stride);
         if (f.super) {

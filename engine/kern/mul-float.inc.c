@@ -28,7 +28,7 @@ static __attribute__((noinline)) v16 load_last_weights(const uint8_t *w, size_t 
 }
 
 static inline const float *mul_row(const struct kern_mul *m, size_t i) {
-    size_t row = m->rows ? m->rows[i] : i;
+    size_t row = kern_mul_row(m, i);
 
     return (const float *)(const void *)(m->x->data + row * m->x->stride);
 }

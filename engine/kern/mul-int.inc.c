@@ -9,7 +9,7 @@
 
 static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const float **ret_d,
                                     const int16_t **ret_sums) {
-    size_t row = m->rows ? m->rows[i] : i;
+    size_t row = kern_mul_row(m, i);
 
     *ret_d = kern_act_scales(m->x, row);
     *ret_sums = kern_act_sums(m->x, row);

@@ -10,7 +10,7 @@
 
 static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const float **ret_d,
                                     const int16_t **ret_sums) {
-    size_t row = m->rows ? m->rows[i] : i;
+    size_t row = kern_mul_row(m, i);
 
     *ret_d = kern_act_scales(m->x, row);
     *ret_sums = kern_act_sums(m->x, row);
@@ -82,7 +82,7 @@ static inline float fold_super(const struct unpacked_super *u, const struct kern
                 for (uint32_t i = 0; i < m->n_rows; i++) {                                         \
                     float *y = &m->y[i * m->y_stride + o];                                         \
                                                                                                    \
-                    *y = fold_super(&u, &kern_act_supers(m->x, m->rows ? m->rows[i] : i)[b],       \
+                    *y = fold_super(&u, &kern_act_supers(m->x, kern_mul_row(m, i))[b],             \
                                     OFFSET_##name, has_min, *y);                                   \
                 }                                                                                  \
             }                                                                                      \

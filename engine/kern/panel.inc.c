@@ -455,7 +455,7 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format
     for (uint32_t row = 0, n_rows; row < m->n_rows; row += n_rows) {
         n_rows = next_group(m->n_rows - row, PANEL_Y_ROWS);
         for (uint32_t i = 0; i < n_rows; i++)
-            work->act[i] = m->x->data + (m->rows ? m->rows[row + i] : row + i) * m->x->stride;
+            work->act[i] = m->x->data + kern_mul_row(m, row + i) * m->x->stride;
         for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
             (void)memset(work->y, 0, n_rows * sizeof(work->y[0]));
             for (uint32_t k = 0; k < m->x->k; k += PANEL_K) {
