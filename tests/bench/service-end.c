@@ -189,6 +189,8 @@ void measure_refusals(void) {
     report_most(times_quantile(&seen->refusals, 0.99) / 1000, 10, "ms", "p99 until the refusal");
     report_most((double)atomic_load(&probes->firsts.max_us) / 1000, 100, "ms",
                 "slowest answer of Status, Top and List");
+    report((double)atomic_load(&seen->n_displaced) / (service_seconds * 0.25), "1/s",
+           "made room for others in the queue");
     report_most((double)atomic_load(&seen->n_failed), 0, "", "requests that failed otherwise");
     report_most((double)count_left(&d), 0, "", "requests, KV pages and connections left");
     test_daemon_stop(&d);

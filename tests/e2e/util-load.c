@@ -163,8 +163,11 @@ static void see(struct stream *s, const struct grokd_event *event) {
 static void see_failure(const struct stream *s, const struct grokd_error *error) {
     struct load_seen *seen = own.load.seen;
 
-    if (own.load.may_be_refused && error->code == GROKD_RESOURCE_EXHAUSTED && s->n_events == 0) {
-        (void)atomic_fetch_add(&seen->n_refused, 1);
+    if (own.load.may_be_refused && error->code == GROKD_RESOURCE_EXHAUSTED &&
+        error->retry_after_ms > 0 && s->token_us == 0) {
+        (void)atomic_fetch_add(s->n_events == 0 ? &seen->n_refused : &seen->n_displaced, 1);
+        if (s->n_events > 0)
+            return;
         if (atomic_load(&seen->is_timing))
             times_add(&seen->refusals, (uint64_t)(load_now_us() - s->begun_us));
         return;

@@ -22,7 +22,8 @@ double times_mean(const struct times *t);
 
 /* What a load sees; in shared memory. */
 struct load_seen {
-    atomic_ullong n_tokens, n_ended, n_refused;
+    atomic_ullong n_tokens, n_ended, n_refused; /* at once */
+    atomic_ullong n_displaced; /* refused while they waited, for users of whom fewer do */
     atomic_ullong n_failed;    /* for any other reason than that they were refused */
     atomic_ullong n_misplaced; /* events whose number was not the one after the last */
     atomic_bool is_timing;
