@@ -194,10 +194,16 @@ double cost_of_decoding(const Cost *c, uint32_t n_rows) {
            weight * cell->us * line / (c->value[0] + c->value[2] * cell->n_decode_rows);
 }
 
+uint64_t cost_age(const Cost *c, uint32_t n_decode_rows) {
+    const struct cost_cell *cell = &c->cells[0][length_of(n_decode_rows)];
+
+    return cell->seen == 0 ? UINT64_MAX : c->n_learnt - cell->seen;
+}
+
 bool cost_is_known(const Cost *c, uint32_t n_decode_rows) {
     const struct cost_cell *cell = &c->cells[0][length_of(n_decode_rows)];
 
-    return cell->n_seen >= KNOWN_TIMES && c->n_learnt - cell->seen < KNOWN_STEPS;
+    return cell->n_seen >= KNOWN_TIMES && cost_age(c, n_decode_rows) < KNOWN_STEPS;
 }
 
 double cost_of_prompt(const Cost *c, uint64_t n_rows, uint32_t n_step_rows) {

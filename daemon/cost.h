@@ -31,5 +31,7 @@ double cost_of_step(const Cost *c, uint32_t n_prompt_rows, uint32_t n_decode_row
 double cost_of_decoding(const Cost *c, uint32_t n_rows);
 /* That was measured some times, and lately. */
 bool cost_is_known(const Cost *c, uint32_t n_decode_rows);
+/* Steps since one of about this size, that only decoded; UINT64_MAX: there was none. */
+uint64_t cost_age(const Cost *c, uint32_t n_decode_rows);
 /* Of a prompt that has the machine to itself, in steps of n_step_rows. */
 double cost_of_prompt(const Cost *c, uint64_t n_rows, uint32_t n_step_rows);

@@ -14,7 +14,8 @@
  *  - Among several users as many times what the smallest of them would take alone as there are
  *    users. One with a single stream has it at least as fast as on a machine of which it had its
  *    share, however many streams another one runs; where the rows of a batch are cheap, nobody is
- *    held back.
+ *    held back. Where somebody is, the smallest has a step of its own from time to time: what it
+ *    takes alone is measured, and no guess from larger steps.
  *  - Prompts may stretch a step with decoding rows up to target_us, or a quarter more than its
  *    decoding rows take where those take longer. Without decoding rows up to ALONE_US, which bounds
  *    the time that a cancellation takes, or ALONE_FIXED times the fixed part of a step: a large
@@ -61,6 +62,8 @@
 /* Tokens that an interactive request may be ahead of others. */
 #define BORROW_TOKENS 256
 #define AGE_US        30000000
+/* Steps after which what one takes is measured again, where others depend on it. */
+#define MEASURE_STEPS 128
 #define HOLD_US       2000000
 #define RESUME_US     1000000
 #define TURN_US       10000000
@@ -454,6 +457,8 @@ bool sched_is_late(const Sched *s, const SchedEntry *e, uint64_t now_us) {
 struct step {
     double us_max, us_prompt_max; /* in all; where prompts are in it */
     size_t n_users, n_decoding;
+    SchedUser *least; /* decodes fewest sequences; NULL: nobody decodes */
+    bool measures;    /* what the decoding rows of `least` take, alone */
     uint32_t n_prompt_rows_max;
 };
 
@@ -464,7 +469,7 @@ static bool is_decoding(const SchedEntry *e) {
 /* Counts what each user wants, and what the step may take. */
 static struct step measure(Sched *s) {
     struct step step = {.n_prompt_rows_max = MAX(2 * s->cost.n_prompt_rows_seen, SLICE_ROWS)};
-    size_t n_least = SIZE_MAX;
+    uint32_t n_least;
     double all;
 
     list_for_each (node, &s->active) {
@@ -483,19 +488,20 @@ static struct step measure(Sched *s) {
         }
         step.n_users += user->n_decoding + user->n_prompts > 0;
         step.n_decoding += user->n_decoding;
-        if (user->n_decoding > 0)
-            n_least = MIN(n_least, user->n_decoding);
+        if (user->n_decoding > 0 && (!step.least || user->n_decoding < step.least->n_decoding))
+            step.least = user;
     }
     step.n_prompt_rows_max = MIN(step.n_prompt_rows_max, s->options.n_prompt_rows_max);
     step.us_max = step.us_prompt_max = MAX(ALONE_US, ALONE_FIXED * cost_of_step(&s->cost, 0, 0));
-    if (step.n_decoding == 0)
+    if (!step.least)
         return step;
+    n_least = (uint32_t)step.least->n_decoding;
     all = cost_of_decoding(&s->cost, (uint32_t)step.n_decoding);
-    step.us_max = step.n_users == 1
-                      ? DBL_MAX
-                      : (double)step.n_users * cost_of_decoding(&s->cost, (uint32_t)n_least);
+    step.us_max =
+        step.n_users == 1 ? DBL_MAX : (double)step.n_users * cost_of_decoding(&s->cost, n_least);
     step.us_prompt_max = MAX((double)s->options.target_us, (1 + PROMPT_SHARE) * all);
     step.us_prompt_max = MIN(step.us_prompt_max, step.us_max);
+    step.measures = all > step.us_max && cost_age(&s->cost, n_least) >= MEASURE_STEPS;
     return step;
 }
 
@@ -589,6 +595,19 @@ static bool give_turn(Sched *s, SchedEntry *e, const struct step *step) {
     return true;
 }
 
+static void give_rows(Sched *s, const struct step *step) {
+    SchedEntry *turn;
+
+    list_for_each (node, &s->active) {
+        SchedUser *user = container_of(node, SchedUser, node);
+
+        if (user->n_decoding > 0)
+            give_decoding(s, find_decoding(s, user));
+    }
+    while ((turn = find_turn(s)) && give_turn(s, turn, step))
+        ;
+}
+
 /* Whoever got all it wanted has no claim to more than those who did not; virtual time goes on. */
 static void settle(Sched *s, size_t n_users) {
     double least = DBL_MAX, most = s->now;
@@ -642,19 +661,16 @@ void sched_accept(SchedEntry *e, size_t n) {
 
 uint32_t sched_plan(Sched *s, uint64_t now_us) {
     struct step step;
-    SchedEntry *turn;
 
     s->n_planned = s->n_prompt_rows = s->n_decode_rows = 0;
     age_all(s, now_us);
     step = measure(s);
-    list_for_each (node, &s->active) {
-        SchedUser *user = container_of(node, SchedUser, node);
-
-        if (user->n_decoding > 0)
-            give_decoding(s, find_decoding(s, user));
+    if (step.measures) {
+        while (step.least->n_decoding > 0)
+            give_decoding(s, find_decoding(s, step.least));
+    } else {
+        give_rows(s, &step);
     }
-    while ((turn = find_turn(s)) && give_turn(s, turn, &step))
-        ;
     speculate(s, &step);
     settle(s, step.n_users);
     rotate(s, now_us);

@@ -14,6 +14,7 @@
 #define N_RUNNING     32
 #define N_ROWS        (512 + N_RUNNING)
 #define N_STEP_ROWS   512
+#define N_UIDS        8
 #define TARGET_US     200000
 #define PAGE_TOKENS   64
 #define SECOND        1000000ull
@@ -39,9 +40,9 @@ static struct sim {
     uint64_t now_us, n_steps;
     uint32_t n_free_pages;
     struct request requests[N_REQUESTS];
-    uint64_t n_tokens[8]; /* computed, by user */
+    uint64_t n_tokens[N_UIDS]; /* computed, by user */
     uint64_t n_ended, n_suspended, n_resumed, n_late, longest_us;
-    uint64_t n_batch_rows, n_rows;
+    uint64_t n_batch_rows, n_rows, n_measured;
 } sim;
 
 static uint64_t random_state;
@@ -148,9 +149,28 @@ static void start_waiting(void) {
     }
 }
 
+/* Nobody's stream stands still, but for few steps that tell what the smallest user takes alone. */
+static void check_served(const uint32_t *decodes, const uint32_t *served) {
+    uint32_t least = UINT32_MAX;
+    bool all = true;
+
+    for (size_t i = 0; i < N_UIDS; i++) {
+        all &= (decodes[i] > 0) == (served[i] > 0);
+        least = decodes[i] > 0 ? MIN(least, decodes[i]) : least;
+    }
+    if (all)
+        return;
+    sim.n_measured++;
+    assert(sim.n_measured <= 8 + sim.n_steps / 64 && sim.sched.n_prompt_rows == 0);
+    assert(sim.sched.n_decode_rows == least);
+    for (size_t i = 0; i < N_UIDS; i++)
+        assert(served[i] == 0 || served[i] == least);
+}
+
 static void check_plan(uint32_t n_planned) {
     const Sched *s = &sim.sched;
-    bool foreground = has_foreground(), decodes[8] = {0}, served[8] = {0};
+    uint32_t decodes[N_UIDS] = {0}, served[N_UIDS] = {0};
+    bool foreground = has_foreground();
     uint32_t n_prompt = 0, n_decode = 0, n_decoding = 0;
     double us, limit;
 
@@ -161,7 +181,7 @@ static void check_plan(uint32_t n_planned) {
         assert(e->is_running && e->n_rows > 0 && e->n_rows <= e->n_pending);
         assert(r->class != SCHED_CLASS_BATCH || e->is_aged || !foreground);
         *(e->n_pending == 1 ? &n_decode : &n_prompt) += e->n_rows;
-        served[r->uid] |= e->n_pending == 1;
+        served[r->uid] += e->n_pending == 1;
         sim.n_batch_rows += r->class == SCHED_CLASS_BATCH && !e->is_aged ? e->n_rows : 0;
     }
     assert(n_prompt == s->n_prompt_rows && n_decode == s->n_decode_rows);
@@ -172,10 +192,10 @@ static void check_plan(uint32_t n_planned) {
         if (!r->is_alive || !r->entry.is_running || r->entry.n_pending != 1 ||
             (foreground && r->class == SCHED_CLASS_BATCH && !r->entry.is_aged))
             continue;
-        decodes[r->uid] = true;
+        decodes[r->uid]++;
         n_decoding++;
     }
-    assert(memcmp(decodes, served, sizeof(served)) == 0); /* nobody's stream stands still */
+    check_served(decodes, served);
     if (sim.n_steps < WARM_UP_STEPS || n_prompt == 0)
         return;
     us = true_cost(n_prompt, n_decode);
@@ -336,7 +356,7 @@ static void both(void) {
 }
 
 static void check_shares(struct shape shape, void (*arrivals)(void)) {
-    uint64_t before[8], least = UINT64_MAX, most = 0;
+    uint64_t before[N_UIDS], least = UINT64_MAX, most = 0;
 
     begin(shape, 100000);
     run_until(50000, arrivals);
@@ -366,7 +386,7 @@ static void one_and_many(void) {
     keep_busy(1, SCHED_CLASS_NORMAL, 64, 20, 300);
 }
 
-/* The one has at least the speed of half a machine, within 1.3; whether it was there before the
+/* The one has at least the speed of half a machine, within 1.15; whether it was there before the
  * others or comes when a step of one row was never seen. */
 static void check_one_beside_many(struct shape shape, bool is_first) {
     double alone, beside;
@@ -383,7 +403,7 @@ static void check_one_beside_many(struct shape shape, bool is_first) {
     alone = true_cost(0, 1);
     beside = (double)(sim.now_us - began_us) / (double)(sim.n_tokens[0] - n_before);
     (void)printf("# a token in %.1f ms alone, %.1f ms beside 64\n", alone / 1000, beside / 1000);
-    assert(beside <= 1.3 * 2 * alone);
+    assert(beside <= 1.15 * 2 * alone);
     end_all();
 }
 
@@ -550,7 +570,7 @@ static void small_and_long(void) {
  * wait until the others have ended. */
 static void test_a_large_one_has_its_turn(void) {
     struct request *r;
-    uint64_t n_before[8];
+    uint64_t n_before[N_UIDS];
 
     begin(shapes[1], 60);
     n_small_users = 3; /* 18 pages each */
