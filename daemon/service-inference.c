@@ -374,7 +374,7 @@ static void take_prompt(Call *call, Job *job, const struct prompt *p) {
     if (!w || !set_prompt(call, w, job, p))
         return;
     w->job = take_ptr(owned);
-    text_work_start(call, w);
+    text_work_do(call, w);
 }
 
 /* Returns false where it is none. */
@@ -551,7 +551,7 @@ void inference_tokenize(Call *call, void *request) {
     w->flags = inference_bos_flags(q->has_add_bos_case, q->add_bos, q->parse_control);
     w->n_tokens_max = TOKENIZE_TOKENS_MAX;
     w->pieces = q->pieces;
-    text_work_start(call, w);
+    text_work_do(call, w);
 }
 
 static void on_detokenized(Call *call, TextWork *w) {
@@ -575,5 +575,5 @@ void inference_detokenize(Call *call, void *request) {
     if (!w || !text_work_set_tokens(call, w, q->ids, q->n_ids))
         return;
     w->control = q->control;
-    text_work_start(call, w);
+    text_work_do(call, w);
 }

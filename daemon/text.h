@@ -67,5 +67,7 @@ bool text_work_set_constraint(Call *call, TextWork *w, enum gk_constraint_kind k
 bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t n);
 /* It is done when its turn comes. The call may be over when this returns. */
 void text_work_start(Call *call, TextWork *w);
+/* At once where it is short. The call may be over when this returns. */
+void text_work_do(Call *call, TextWork *w);
 /* The call is ending: what waits for it is not done. */
 void text_drop(Call *call);
