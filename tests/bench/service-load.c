@@ -6,7 +6,7 @@
 
 #define N_USERS   4
 #define N_STREAMS 50
-#define N_WINDOWS 5
+#define N_WINDOWS 9
 /* Of a client that asks for more than it may have. */
 #define N_CONNECTIONS 4
 
@@ -124,18 +124,17 @@ static double median(double *values, size_t n) {
     return values[n / 2];
 }
 
-/* p99 between the tokens of `seen` while Alice does this with so many connections. */
-static double watch_beside(const TestDaemon *d, const struct load *load, size_t n,
-                           struct load_seen *seen) {
+/* p99 between the tokens of `seen` while Alice does this on each of her connections. */
+static double watch_beside(const TestDaemon *d, const struct load *load, struct load_seen *seen) {
     TestUser alice[N_CONNECTIONS];
     double p99;
 
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < N_CONNECTIONS; i++)
         alice[i] = load_start(d, ALICE, load);
     sleep_ms(1000);
-    watch(seen, service_seconds * 1000 / 20);
+    watch(seen, service_seconds * 1000 / 30);
     p99 = times_quantile(&seen->gaps, 0.99);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < N_CONNECTIONS; i++)
         test_user_end(&alice[i]);
     return p99;
 }
@@ -150,10 +149,11 @@ static void report_change(double *with, double *without, const char *what) {
 
 /* Bob's 8 streams beside Alice's 64: she has her share in any case, and may have no more of it by
  * having as many requests under way as she is allowed, sending another for each that is refused;
- * nor by reading nothing. Both ways in turn, so that both meet the same machine. */
+ * nor by reading nothing. Both ways in turn, so that both meet the same machine, and by as many
+ * processes: the clients share its CPUs with the daemon, and each that wakes takes some of them. */
 static void measure_beside(const struct load *bad, const char *what) {
     struct load eight = {.n_streams = 8, .n_tokens = 3000, .n_tokens_least = 500},
-                good = {.n_streams = 64, .n_tokens = 3000, .n_tokens_least = 500};
+                good = {.n_streams = 64 / N_CONNECTIONS, .n_tokens = 3000, .n_tokens_least = 500};
     double with[N_WINDOWS], without[N_WINDOWS];
     TestUser bob;
     TestDaemon d;
@@ -164,8 +164,8 @@ static void measure_beside(const struct load *bad, const char *what) {
     bob = load_start(&d, BOB, &eight);
     await_tokens(eight.seen, 2000);
     for (size_t i = 0; i < N_WINDOWS; i++) {
-        without[i] = watch_beside(&d, &good, 1, eight.seen);
-        with[i] = watch_beside(&d, bad, N_CONNECTIONS, eight.seen);
+        without[i] = watch_beside(&d, &good, eight.seen);
+        with[i] = watch_beside(&d, bad, eight.seen);
     }
     report_change(with, without, what);
     test_user_end(&bob);
