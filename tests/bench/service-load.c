@@ -16,11 +16,23 @@ static double loop_us_per_token(const TestDaemon *d, uint64_t cpu_ns, uint64_t n
     return (double)(thread_cpu_ns(d->pid, d->pid) - cpu_ns) / 1000 / (double)MAX(n_tokens, 1u);
 }
 
-/* Little memory for the KV cache, so that all of it is in use after the warm-up. */
+static void start_crowd(const TestDaemon *d, TestUser *users, const struct load *load) {
+    for (size_t i = 0; i < N_USERS; i++)
+        users[i] = load_start(d, ALICE + (uid_t)i, load);
+}
+
+static void end_crowd(TestUser *users) {
+    for (size_t i = 0; i < N_USERS; i++)
+        test_user_end(&users[i]);
+}
+
+/* The warm-up takes all of the memory that the streams can need: first all of them are as long as
+ * can be at the same time. Chance alone would bring new peaks of the KV cache for long. */
 void measure_crowd(void) {
-    struct load load = {.n_streams = N_STREAMS, .n_tokens = 200, .n_tokens_least = 50};
-    struct load_seen *seen = load.seen = load_seen_new(), *probes = load_seen_new();
-    unsigned warm_ms = service_seconds * 500;
+    struct load load = {.n_streams = N_STREAMS, .n_tokens = 200, .n_tokens_least = 50},
+                longest = {.n_streams = N_STREAMS, .n_tokens = 200, .n_tokens_least = 200};
+    struct load_seen *seen = load.seen = longest.seen = load_seen_new(), *probes = load_seen_new();
+    unsigned warm_ms = service_seconds * 250;
     TestUser users[N_USERS], prober;
     uint64_t rss, anon, cpu, n_tokens, n_left;
     TestDaemon d;
@@ -28,8 +40,10 @@ void measure_crowd(void) {
 
     service_start(&d, "[engine]\nmax_sequences = 200\nkv_memory = 112M\n");
     prober = probe_start(&d, &probes->firsts);
-    for (size_t i = 0; i < N_USERS; i++)
-        users[i] = load_start(&d, ALICE + (uid_t)i, &load);
+    start_crowd(&d, users, &longest);
+    sleep_ms(warm_ms);
+    end_crowd(users);
+    start_crowd(&d, users, &load);
     sleep_ms(warm_ms);
     rss = memory_kib(d.pid, "VmRSS");
     anon = memory_kib(d.pid, "RssAnon");
@@ -43,8 +57,7 @@ void measure_crowd(void) {
                 "change of RSS after the warm-up, of %.0f MiB", (double)rss / 1024);
     report(((double)memory_kib(d.pid, "RssAnon") / (double)anon - 1) * 100, "%",
            "change of its anonymous part");
-    for (size_t i = 0; i < N_USERS; i++)
-        test_user_end(&users[i]);
+    end_crowd(users);
     test_user_end(&prober);
     n_left = count_left(&d);
     report_most((double)atomic_load(&seen->n_failed), 0, "", "streams that failed, of %llu",
