@@ -254,6 +254,8 @@ static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct wide_f
 static ALWAYS_INLINE void amx_share(struct panel_work *work, struct wide_format f,
                                     struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     struct amx_work *t = (struct amx_work *)work;
+    const uint8_t *const *act = r->act;
+    float(*y)[PANEL_OUT] = r->y;
     ptrdiff_t stride;
 
     if (f.super)
@@ -265,8 +267,8 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct wide_format 
         int first = (int)(done - at);
         const uint8_t *a;
 
-        r->act = work->act + at;
-        r->y = work->y + at;
+        r->act = act + at;
+        r->y = y + at;
         for (size_t i = 0; i < 3 * group_rounds(f); i++) /* as three groups of rows would */
             fetch_some(&r->fetch);
         a = amx_acts(t, r, f.super ? PANEL_K : (size_t)n_blocks * QUANT_BLOCK, &stride);

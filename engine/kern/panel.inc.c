@@ -5,7 +5,7 @@
  * rows: four values of k by VI_LANES outputs a vector, so that each lane is one output, nothing is
  * summed across lanes, and the activation's four bytes are broadcast once for both vectors.
  * PANEL_ROWS rows are computed together in registers. A panel (8 KiB), its rows' activations and
- * sums stay in the first two caches.
+ * sums stay in the first two caches: so k goes by blocks, and these by outputs.
  *
  * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then one
  * fused multiply-add into the float of the output, in ascending order of k. Offsets of the unsigned
@@ -352,24 +352,16 @@ static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern
     }
 }
 
-/* Sums of a panel's outputs for so many rows at a time; the scratch holds them and the panel. */
+/* Sums of so many outputs for so many rows at a time; the scratch holds them and the panel. */
 #define PANEL_Y_ROWS 256
+#define PANEL_Y_OUT  256
 struct panel_work {
     struct weight_panel panel;
     const uint8_t *act[PANEL_Y_ROWS];
-    _Alignas(64) float y[PANEL_Y_ROWS][PANEL_OUT];
+    _Alignas(64) float y[PANEL_Y_OUT / PANEL_OUT][PANEL_Y_ROWS][PANEL_OUT];
 };
 _Static_assert(sizeof(struct panel_work) <= KERN_SCRATCH_BYTES,
                "the panel fits in a thread's scratch");
-
-static void store_panel(const struct kern_mul *m, const struct panel_work *work, uint32_t first_out,
-                        uint32_t first_row, uint32_t n_rows) {
-    uint32_t n = m->n_out - first_out < PANEL_OUT ? m->n_out - first_out : PANEL_OUT;
-
-    for (uint32_t i = 0; i < n_rows; i++)
-        (void)memcpy(m->y + (size_t)(first_row + i) * m->y_stride + first_out, work->y[i],
-                     n * sizeof(float));
-}
 
 /* How many of the rows left are next, at most n_max: as even as can be, so that no small group is
  * left over. */
@@ -415,66 +407,114 @@ static ALWAYS_INLINE void panel_share(struct panel_work *work, struct wide_forma
                                       struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     for (uint32_t at = 0, n; at < n_rows; at += n) {
         n = n_rows - at == PANEL_ROWS ? PANEL_ROWS : next_group(n_rows - at, PANEL_ROWS_BEST);
-        r->act = work->act + at;
-        r->y = work->y + at;
         tile(&work->panel, f, r, n, n_blocks);
+        r->act += n;
+        r->y += n;
     }
 }
 
 /* Early enough for memory, and late enough to be in the caches still (measured: 8, and a whole run
  * of PANEL_OUT outputs, are too many where k is large or rows are many). */
 #define PANELS_AHEAD 3
+/* Panels in a block of k, by rows: their activations (160 KiB) stay in the second cache for all
+ * outputs, where those of all k would come from the third one for each PANEL_OUT of them. */
+#define PANEL_ACT_ROWS 512
 
-/* What is fetched while panel i_panel of the outputs from `out` on is computed. */
+/* A product of some rows by panels: blocks of k, in these the outputs, in these the panels. */
+struct panel_place {
+    uint32_t block, out, k; /* k: from the block's first on */
+};
+struct panel_order {
+    uint32_t n_out, k, block_k;
+};
+
+/* Moves on. Returns false after the last. */
+static inline bool panel_advance(const struct panel_order *o, struct panel_place *at) {
+    at->k += PANEL_K;
+    if (at->k < at->block + o->block_k && at->k < o->k)
+        return true;
+    at->k = at->block;
+    at->out += PANEL_OUT;
+    if (at->out < o->n_out)
+        return true;
+    at->out = 0;
+    at->k = at->block += o->block_k;
+    return at->block < o->k;
+}
+
+/* What is fetched while the panel `at` is computed. */
 static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, size_t panel_bytes,
-                                                     uint32_t out, uint32_t i_panel,
-                                                     size_t n_rounds) {
-    uint32_t n_panels = (m->x->k + PANEL_K - 1) / PANEL_K, i = i_panel + PANELS_AHEAD;
+                                                     const struct panel_order *order,
+                                                     struct panel_place at, size_t n_rounds) {
     struct weight_fetch f = {.stride = m->row_bytes, .n_bytes = panel_bytes};
-    const uint8_t *w = m->w + (size_t)out * m->row_bytes;
+    bool is_next = false;
 
-    for (; i >= n_panels; i -= n_panels) {
-        out += PANEL_OUT;
-        w = out < m->n_out ? w + PANEL_OUT * m->row_bytes : m->next;
-        if (!w || out >= m->n_out + PANEL_OUT) /* there is none, or nothing is known of it */
-            return f;
-    }
-    f.blocks = w + i * panel_bytes;
+    for (int i = 0; i < PANELS_AHEAD; i++)
+        if (!panel_advance(order, &at)) {
+            is_next = true;
+            at = (struct panel_place){.k = (uint32_t)(PANELS_AHEAD - 1 - i) * PANEL_K};
+            break;
+        }
+    if (is_next && (!m->next || at.k >= m->x->k)) /* there is none, or nothing is known of it */
+        return f;
+    f.blocks =
+        (is_next ? m->next : m->w + (size_t)at.out * m->row_bytes) + at.k / PANEL_K * panel_bytes;
     f.n_left = PANEL_OUT;
     f.n_round = (uint32_t)((PANEL_OUT + n_rounds - 1) / n_rounds);
     return f;
 }
 
-static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
-                                    unpack_panel_fn *unpack, panel_share_fn *share) {
+/* Some outputs of some rows. */
+static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct wide_format f,
+                                         unpack_panel_fn *unpack, panel_share_fn *share,
+                                         uint32_t first_row, uint32_t n_rows) {
     uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK;
     struct panel_work *work = m->scratch;
     size_t d_at = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
     size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
+    struct panel_order order = {.n_out = m->n_out, .k = m->x->k};
+    struct panel_place at = {0};
 
-    for (uint32_t row = 0, n_rows; row < m->n_rows; row += n_rows) {
-        n_rows = next_group(m->n_rows - row, PANEL_Y_ROWS);
-        for (uint32_t i = 0; i < n_rows; i++)
-            work->act[i] = m->x->data + kern_mul_row(m, row + i) * m->x->stride;
-        for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT) {
-            (void)memset(work->y, 0, n_rows * sizeof(work->y[0]));
-            for (uint32_t k = 0; k < m->x->k; k += PANEL_K) {
-                uint32_t n_k = m->x->k - k < PANEL_K ? m->x->k - k : PANEL_K;
-                int n_blocks = (int)(n_k / block);
-                struct panel_rows r = {
-                    .act = work->act,
-                    .a = f.super ? k / block * sizeof(struct kern_super) : k,
-                    .d = d_at + k / block * sizeof(float),
-                    .sums = sums_at + k / block * sizeof(int16_t),
-                    .y = work->y,
-                    .fetch = begin_fetch(m, f.block_bytes * (PANEL_K / block), out, k / PANEL_K,
-                                         panel_rounds(f, n_rows)),
-                };
+    order.block_k = (n_rows < PANEL_ACT_ROWS ? PANEL_ACT_ROWS / n_rows : 1) * PANEL_K;
+    for (uint32_t i = 0; i < n_rows; i++)
+        work->act[i] = m->x->data + kern_mul_row(m, first_row + i) * m->x->stride;
+    do {
+        uint32_t n_k = m->x->k - at.k < PANEL_K ? m->x->k - at.k : PANEL_K;
+        int n_blocks = (int)(n_k / block);
+        struct panel_rows r = {
+            .act = work->act,
+            .a = f.super ? at.k / block * sizeof(struct kern_super) : at.k,
+            .d = d_at + at.k / block * sizeof(float),
+            .sums = sums_at + at.k / block * sizeof(int16_t),
+            .y = work->y[at.out / PANEL_OUT],
+            .fetch = begin_fetch(m, f.block_bytes * (PANEL_K / block), &order, at,
+                                 panel_rounds(f, n_rows)),
+        };
 
-                unpack_panel(&work->panel, m, f, unpack, &r, out, k / block, n_blocks);
-                share(work, f, &r, n_rows, n_blocks);
-            }
-            store_panel(m, work, out, row, n_rows);
+        if (at.k == 0)
+            (void)memset(r.y, 0, n_rows * sizeof(*r.y));
+        unpack_panel(&work->panel, m, f, unpack, &r, at.out, at.k / block, n_blocks);
+        share(work, f, &r, n_rows, n_blocks);
+    } while (panel_advance(&order, &at));
+    for (uint32_t i = 0; i < n_rows; i++)
+        for (uint32_t out = 0; out < m->n_out; out += PANEL_OUT)
+            (void)memcpy(m->y + (size_t)(first_row + i) * m->y_stride + out,
+                         work->y[out / PANEL_OUT][i],
+                         (m->n_out - out < PANEL_OUT ? m->n_out - out : PANEL_OUT) * sizeof(float));
+}
+
+static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
+                                    unpack_panel_fn *unpack, panel_share_fn *share) {
+    struct kern_mul part = *m;
+
+    for (uint32_t out = 0; out < m->n_out; out += part.n_out) {
+        part.n_out = m->n_out - out < PANEL_Y_OUT ? m->n_out - out : PANEL_Y_OUT;
+        part.w = m->w + out * m->row_bytes;
+        part.y = m->y + out;
+        part.next = out + part.n_out < m->n_out ? part.w + part.n_out * m->row_bytes : m->next;
+        for (uint32_t row = 0, n_rows; row < m->n_rows; row += n_rows) {
+            n_rows = next_group(m->n_rows - row, PANEL_Y_ROWS);
+            panel_mul_part(&part, f, unpack, share, row, n_rows);
         }
     }
 }
