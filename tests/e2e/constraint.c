@@ -213,6 +213,29 @@ static void test_refusals_name_the_place(void) {
     test_daemon_stop(&d);
 }
 
+/* Longer than what is hashed at once: compiled, found again, refused or given up as any other. */
+static void test_long_sources(void) {
+    enum { N_LONG = 200000, N_TOO_LONG = 300000 };
+    CLEANUP(freep) char *schema = malloc(N_TOO_LONG + 100);
+    TestDaemon d;
+    CLIENT *client = test_connect(test_daemon_start(&d));
+    struct grokd_sampling sampling;
+    struct grokd_generate_request request = sampled(1, &sampling);
+
+    (void)sprintf(schema, "{\"enum\":[\"yes\",\"no\"]%*s}", N_LONG, "");
+    request.json_schema = schema;
+    for (int i = 0; i < 3; i++) {
+        check_text(client, &request, "^\"(yes|no)\"$");
+        (void)grokd_call_free(test_begin(client, &request));
+    }
+    schema[strlen(schema) - 1] = ']';
+    check_refused(client, &request, "line 1");
+    (void)sprintf(schema, "%*s{}", N_TOO_LONG, "");
+    check_refused(client, &request, "more than 262144");
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 /* Bans that leave nothing end the request, and only that. */
 static void test_nothing_left_is_an_error(void) {
     static const char *const banned[] = {"y"};
@@ -240,6 +263,7 @@ int main(int argc, char **argv) {
         TEST(company_changes_nothing),
         TEST(users_get_what_each_gets_alone),
         TEST(refusals_name_the_place),
+        TEST(long_sources),
         TEST(nothing_left_is_an_error),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
