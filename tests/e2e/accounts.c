@@ -199,6 +199,40 @@ static void test_scores_are_charged(void) {
     test_daemon_stop(&d);
 }
 
+/* A prompt that is to be repeated is kept for that, and there twice. */
+static void ask_for_an_echo(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    struct grokd_generate_request request = test_long(4);
+    char text[5000];
+
+    (void)self;
+    for (size_t i = 0; i < sizeof(text) - 1; i++)
+        text[i] = "an archiving utility "[i % 21];
+    text[sizeof(text) - 1] = '\0';
+    request.text = text;
+    for (int i = 0; i < 4; i++) {
+        struct grokd_error error = {0};
+        CALL *call = NULL;
+        int r;
+
+        request.echo = i % 2 == 1;
+        call = test_begin(client, &request);
+        r = test_finish(call, NULL, &error);
+        if (!request.echo)
+            assert(r == GROKD_OK); /* the refusal has left nothing */
+        else
+            assert(r == GROKD_RESOURCE_EXHAUSTED && strstr(error.text, "max_user_bytes"));
+    }
+}
+
+static void test_echoes_are_charged(void) {
+    TestDaemon d;
+
+    test_daemon_start_open(&d, "[limits]\nmax_user_bytes = 8K\n");
+    test_as(&d, ALICE, 0, ask_for_an_echo);
+    test_daemon_stop(&d);
+}
+
 static void exceed_pages(const TestDaemon *d, TestUser *self) {
     CLIENT *client = test_connect(d);
     struct grokd_generate_request request = test_long(3900);
@@ -538,12 +572,19 @@ static void test_top_ends_with_the_daemon(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(requests_are_counted_by_user),   TEST(limits_by_user_and_group),
-        TEST(tokens_and_context_are_limited), TEST(scores_are_charged),
-        TEST(kv_pages_are_limited),           TEST(window_outlives_the_connection),
-        TEST(actors_have_fair_parts),         TEST(pieces_of_requests_are_charged),
-        TEST(services_are_for_those_allowed), TEST(others_requests_are_out_of_reach),
-        TEST(top_tells_who_uses_what),        TEST(top_ends_with_the_daemon),
+        TEST(requests_are_counted_by_user),
+        TEST(limits_by_user_and_group),
+        TEST(tokens_and_context_are_limited),
+        TEST(scores_are_charged),
+        TEST(echoes_are_charged),
+        TEST(kv_pages_are_limited),
+        TEST(window_outlives_the_connection),
+        TEST(actors_have_fair_parts),
+        TEST(pieces_of_requests_are_charged),
+        TEST(services_are_for_those_allowed),
+        TEST(others_requests_are_out_of_reach),
+        TEST(top_tells_who_uses_what),
+        TEST(top_ends_with_the_daemon),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
