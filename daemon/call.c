@@ -386,7 +386,17 @@ void call_leave_model(Call *call) {
     model_release(model);
 }
 
+static uint32_t count_waiters(const Model *model) {
+    uint32_t n = 0;
+
+    list_for_each (node, &model->waiters)
+        n++;
+    return n;
+}
+
 void call_await_model(Call *call, Model *model) {
+    uint32_t n_ahead;
+
     if (!call_charge(call, call->n_view))
         return;
     call->request = alloc_array(call->n_view + 1, 1);
@@ -401,31 +411,19 @@ void call_await_model(Call *call, Model *model) {
     call_use_model(call, model);
     if (call->method->is_inference && !call_find_place(call))
         return;
+    n_ahead = count_waiters(model);
     list_push_back(&model->waiters, &call->model_node);
-    call_tell_wait(call);
+    call_tell_wait(call, n_ahead);
 }
 
-/* Its place among those who wait for the model: so many are before it. */
-static uint32_t find_position(const Call *call) {
-    uint32_t n = 0;
-
-    list_for_each (node, &call->model->waiters) {
-        if (node == &call->model_node)
-            break;
-        n++;
-    }
-    return n;
-}
-
-void call_tell_wait(Call *call) {
-    uint32_t position = find_position(call);
+void call_tell_wait(Call *call, uint32_t n_ahead) {
     uint64_t now = daemon_now_us(call->daemon);
 
     if (call->method->kind != CODEC_SERVER_STREAM ||
         (call->told_us > 0 && now - call->told_us < TELL_US))
         return;
     call->told_us = now;
-    call->output.position = position;
+    call->output.position = n_ahead;
     call->output.wait_us = model_wait_us(call->model);
     call->output.has_position = true;
     call_mark_dirty(call);

@@ -97,8 +97,8 @@ void call_leave_model(Call *call);
 /* Waits for the model to be loaded: then the method runs again, from the start. May fail the call.
  */
 void call_await_model(Call *call, struct Model *model);
-/* Says how far it is, where there is something new to say. */
-void call_tell_wait(Call *call);
+/* Says how far it is, where there is something new to say: so many wait before this one. */
+void call_tell_wait(Call *call, uint32_t n_ahead);
 /* What it waited for is there. The call may be over when this returns. */
 void call_run_again(Call *call);
 /* Looks for a place among those that run or wait for its model. Returns false where the call is

@@ -249,9 +249,9 @@ static const struct key keys[] = {
     {"requests", "default_priority", parse_word, AT(priority_default), "normal",
      "of requests that say nothing: interactive, normal, batch", 0, 0, priorities},
 
-    {"limits", "max_connections", parse_number, AT(n_connections_max), "1024",
+    {"limits", "max_connections", parse_number, AT(n_connections_max), "4096",
      "connections at once", 1, 65536, NULL},
-    {"limits", "max_requests", parse_number, AT(n_requests_max), "1024",
+    {"limits", "max_requests", parse_number, AT(n_requests_max), "4096",
      "requests under way at once, waiting ones included", 1, 65536, NULL},
     {"limits", "max_queued_requests", parse_number, AT(n_queued_max), "512",
      "requests of a model that wait to be computed", 0, 65536, NULL},

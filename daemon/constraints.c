@@ -9,22 +9,19 @@
 struct kept {
     ListNode node;
     GkConstraint *constraint;
-    enum gk_constraint_kind kind;
-    uint64_t hash;
-    char *source; // (n)
-    size_t n;
+    struct constraint_source source;
 };
 
-static uint64_t hash_of(const char *source, size_t n) {
+uint64_t constraint_hash(const char *text, size_t n) {
     uint64_t hash = 14695981039346656037u; /* FNV-1a */
 
     for (size_t i = 0; i < n; i++)
-        hash = (hash ^ (uint8_t)source[i]) * 1099511628211u;
+        hash = (hash ^ (uint8_t)text[i]) * 1099511628211u;
     return hash;
 }
 
 static size_t bytes_of(const struct kept *k) {
-    return sizeof(*k) + k->n + gk_constraint_bytes(k->constraint);
+    return sizeof(*k) + k->source.n + gk_constraint_bytes(k->constraint);
 }
 
 void constraints_init(Constraints *c) {
@@ -37,7 +34,7 @@ static void drop(Constraints *c, struct kept *k) {
     c->n_bytes -= bytes_of(k);
     list_unlink(&k->node);
     (void)gk_constraint_unref(k->constraint);
-    free(k->source);
+    free(k->source.text);
     free(k);
 }
 
@@ -47,14 +44,17 @@ void constraints_deinit(Constraints *c) {
     assert(c->n == 0 && c->n_bytes == 0);
 }
 
-GkConstraint *constraints_find(Constraints *c, enum gk_constraint_kind kind, const char *source,
-                               size_t n) {
-    uint64_t hash = hash_of(source, n);
+/* Those that are not the same are told by their hashes: how far their texts agree is nobody's. */
+static bool is_same(const struct constraint_source *a, const struct constraint_source *b) {
+    return a->hash == b->hash && a->kind == b->kind && a->n == b->n &&
+           memcmp(a->text, b->text, a->n) == 0;
+}
 
+GkConstraint *constraints_find(Constraints *c, const struct constraint_source *source) {
     list_for_each (node, &c->all) {
         struct kept *k = container_of(node, struct kept, node);
 
-        if (k->hash != hash || k->kind != kind || k->n != n || memcmp(k->source, source, n) != 0)
+        if (!is_same(&k->source, source))
             continue;
         list_unlink(node);
         list_push_front(&c->all, node);
@@ -68,24 +68,23 @@ static void make_room(Constraints *c, size_t n_bytes) {
         drop(c, container_of(c->all.prev, struct kept, node));
 }
 
-GkConstraint *constraints_add(Constraints *c, enum gk_constraint_kind kind, const char *source,
-                              size_t n, GkConstraint *constraint) {
-    GkConstraint *found = constraints_find(c, kind, source, n);
+GkConstraint *constraints_add(Constraints *c, struct constraint_source *source,
+                              GkConstraint *constraint) {
+    CLEANUP(freep) char *text = source->text;
+    GkConstraint *found = constraints_find(c, source);
     struct kept *k;
 
+    source->text = NULL;
     if (found) {
         (void)gk_constraint_unref(constraint);
         return found;
     }
     k = alloc_new(struct kept);
-    if (!k || !(k->source = alloc_string_n(source, n))) {
-        free(k);
+    if (!k)
         return constraint; /* it is not kept, that is all */
-    }
     k->constraint = gk_constraint_ref(constraint);
-    k->kind = kind;
-    k->hash = hash_of(source, n);
-    k->n = n;
+    k->source = *source;
+    k->source.text = take_ptr(text);
     make_room(c, bytes_of(k));
     list_push_front(&c->all, &k->node);
     c->n++;

@@ -162,8 +162,10 @@ static void close_in_background(uv_work_t *work) {
 static void load_next(Models *m);
 static void close_if_unused(Model *m);
 
-/* Whoever is told may end, and with it others; or load the model, and with that tell them all. */
+/* Whoever is told may end, and with it others; or load the model, and with that tell them all. Not
+ * while it is being loaded, when they hear their places. */
 static void tell_waiters(Model *m) {
+    uint32_t n_told = 0;
     ListNode untold;
 
     list_init(&untold);
@@ -178,7 +180,7 @@ static void tell_waiters(Model *m) {
 
         list_unlink(&call->model_node);
         list_push_back(&m->waiters, &call->model_node);
-        service_model_changed(call, m);
+        service_model_changed(call, m, n_told++);
     }
 }
 

@@ -292,6 +292,20 @@ static void push_any(Call *call, Job *job) {
 
 /* ---- the prompt ---- */
 
+/* What the work has made and the request needs. Returns false where the call is over. */
+static bool keep_results(Call *call, Job *job, TextWork *w) {
+    size_t n = 0;
+
+    if (call->output.wants_echo) {
+        call->echo = take_ptr(w->text);
+        n += w->n_text + 1;
+    }
+    job->params.constraint = job->constraint = take_ptr(w->constraint);
+    if (job->constraint)
+        n += gk_constraint_bytes(job->constraint);
+    return call_charge(call, n);
+}
+
 static void on_prompt(Call *call, TextWork *w) {
     Job *job;
 
@@ -309,13 +323,10 @@ static void on_prompt(Call *call, TextWork *w) {
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
         return;
     }
-    if (call->output.wants_echo)
-        call->echo = take_ptr(w->text);
-    job->params.constraint = job->constraint = take_ptr(w->constraint);
-    if (job->constraint && !call_charge(call, gk_constraint_bytes(job->constraint)))
-        (void)job_free(job);
-    else
+    if (keep_results(call, job, w))
         push_any(call, job);
+    else
+        (void)job_free(job);
 }
 
 unsigned inference_bos_flags(int has_add_bos, bool add_bos, bool parse_control) {

@@ -129,7 +129,7 @@ static void refuse_failed(Call *call, const Model *model) {
 }
 
 /* For a request that waits for its model. */
-static void on_awaited_model(Call *call, Model *model) {
+static void on_awaited_model(Call *call, Model *model, uint32_t n_ahead) {
     switch (model->state) {
     case MODEL_READY:
         call_run_again(call);
@@ -144,13 +144,13 @@ static void on_awaited_model(Call *call, Model *model) {
             model_load(model, true); /* it has left, and is wanted again */
         return;
     default:
-        call_tell_wait(call);
+        call_tell_wait(call, n_ahead);
     }
 }
 
-void service_model_changed(Call *call, Model *model) {
+void service_model_changed(Call *call, Model *model, uint32_t n_ahead) {
     if (call->request)
-        on_awaited_model(call, model);
+        on_awaited_model(call, model, n_ahead);
     else
         call->method->on_model(call, model);
 }

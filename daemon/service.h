@@ -23,7 +23,8 @@ enum codec_kind service_kind(const char *service, const char *method);
 const struct method *service_find(const char *service, const char *method);
 /* Decodes the request and runs the method, where its user may. */
 void service_run(Call *call, const uint8_t *payload, size_t n);
-void service_model_changed(Call *call, Model *model);
+/* For a call that waits for the model, behind so many others. */
+void service_model_changed(Call *call, Model *model, uint32_t n_ahead);
 /* A letter of the worker's for a call that is still there. */
 void service_letter(Call *call, const Letter *letter);
 

@@ -22,6 +22,9 @@
 #define USER_RUNNING_MAX 2u
 /* Done at once: about 50 µs. */
 #define SHORT_BYTES 512
+/* Of a constraint's source: hashed at once, in as much time. A longer one is looked for when the
+ * background has hashed it. */
+#define SHORT_SOURCE_BYTES (32u << 10)
 
 /* Owner: TextQueue. Thread: loop. Lives while it has work there. */
 struct text_user {
@@ -38,7 +41,7 @@ TextWork *text_work_free(TextWork *w) {
     model_release(w->model);
     (void)job_free(w->job);
     (void)gk_constraint_unref(w->constraint);
-    free(w->constraint_source);
+    free(w->source.text);
     free(w->text);
     free(w->messages);
     free(w->tokens);
@@ -87,21 +90,37 @@ bool text_work_set_tokens(Call *call, TextWork *w, const int32_t *tokens, size_t
     return true;
 }
 
+/* By the hash of its source, which is there now. */
+static void find_constraint(TextWork *w) {
+    w->is_hashed = true;
+    w->constraint = constraints_find(&w->daemon->constraints, &w->source);
+    if (w->constraint)
+        free(take_ptr(w->source.text));
+}
+
 bool text_work_set_constraint(Call *call, TextWork *w, enum gk_constraint_kind kind,
                               const char *source) {
-    w->constraint_kind = kind;
-    w->constraint = constraints_find(&w->daemon->constraints, kind, source, strlen(source));
-    if (!w->constraint)
-        w->constraint_source = alloc_string(source);
-    return w->constraint || w->constraint_source || fail_memory(call, w);
+    w->source = (struct constraint_source){.kind = kind, .n = strlen(source)};
+    w->source.text = alloc_string_n(source, w->source.n);
+    if (!w->source.text)
+        return fail_memory(call, w);
+    if (w->source.n <= SHORT_SOURCE_BYTES) {
+        w->source.hash = constraint_hash(w->source.text, w->source.n);
+        find_constraint(w);
+    }
+    return true;
 }
 
 static void run(TextWork *w) {
     const GkEngine *engine = w->model->engine; /* stays, as it is in use */
 
-    if (w->constraint_source)
-        w->result = gk_constraint_new(&w->constraint, w->constraint_kind, w->constraint_source,
-                                      strlen(w->constraint_source), &w->error);
+    if (w->source.text && !w->is_hashed) {
+        w->source.hash = constraint_hash(w->source.text, w->source.n);
+        return;
+    }
+    if (w->source.text)
+        w->result = gk_constraint_new(&w->constraint, w->source.kind, w->source.text, w->source.n,
+                                      &w->error);
     if (w->result != 0)
         return;
     if (w->kind == TEXT_CONVERSATION)
@@ -206,9 +225,13 @@ static void on_finished(uv_work_t *work, int status) {
     (void)status;
     note_done(&d->texts, w);
     start_next(d);
-    if (w->constraint_source && w->constraint)
-        w->constraint = constraints_add(&d->constraints, w->constraint_kind, w->constraint_source,
-                                        strlen(w->constraint_source), w->constraint);
+    if (call && w->source.text && !w->is_hashed) {
+        find_constraint(w);
+        text_work_do(call, w);
+        return;
+    }
+    if (w->source.text && w->constraint)
+        w->constraint = constraints_add(&d->constraints, &w->source, w->constraint);
     if (call)
         w->on_done(call, w);
     (void)text_work_free(w);
@@ -228,7 +251,7 @@ void text_work_start(Call *call, TextWork *w) {
 }
 
 static bool is_short(const TextWork *w) {
-    return !w->constraint_source && w->kind != TEXT_CONVERSATION &&
+    return !w->source.text && w->kind != TEXT_CONVERSATION &&
            w->n_text + w->n_tokens * sizeof(*w->tokens) <= SHORT_BYTES;
 }
 

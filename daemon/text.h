@@ -5,6 +5,7 @@
 #pragma once
 
 #include "daemon/call.h"
+#include "daemon/constraints.h"
 #include "daemon/models.h"
 
 enum text_kind { TEXT_TO_TOKENS, TOKENS_TO_TEXT, TEXT_CONVERSATION };
@@ -29,9 +30,9 @@ typedef struct TextWork {
     uint64_t id;  /* the call's */
     uint64_t begun_us;
     Job *job; /* what the tokens are for, or NULL; freed with the work unless taken */
-    char *constraint_source; /* to compile; NULL: there is none, or it has been before */
-    enum gk_constraint_kind constraint_kind;
-    GkConstraint *constraint; /* result */
+    struct constraint_source source; /* text NULL: none to compile */
+    bool is_hashed;                  /* and looked for; else that is done first */
+    GkConstraint *constraint;        /* result */
     enum text_kind kind;
     unsigned flags; /* enum gk_tokenize_flags */
     bool control;   /* of detokenizing */

@@ -107,24 +107,31 @@ void seq_take_pages(GkSeq *seq, size_t n_positions) {
 
 /* ---- making ---- */
 
-static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params *p, Error *reterr) {
+/* What it must have to look for its pages. */
+static int make_tokens(GkSeq *seq, const int32_t *tokens, Error *reterr) {
+    seq->tokens = alloc_array(seq->n_tokens_max, sizeof(*seq->tokens));
+    seq->pages = alloc_array(n_pages_of(seq->n_tokens_max), sizeof(*seq->pages));
+    if (!seq->tokens || !seq->pages)
+        return error_set(reterr, -ENOMEM, "out of memory");
+    (void)memcpy(seq->tokens, tokens, seq->n_prompt * sizeof(*tokens));
+    return 0;
+}
+
+static int make_parts(GkSeq *seq, const struct gk_params *p, Error *reterr) {
     GkEngine *e = seq->engine;
     int r = 0;
 
-    seq->tokens = alloc_array(seq->n_tokens_max, sizeof(*seq->tokens));
-    seq->pages = alloc_array(n_pages_of(seq->n_tokens_max), sizeof(*seq->pages));
     seq->stop_tokens = alloc_array(p->n_stop_tokens, sizeof(*seq->stop_tokens));
     if (p->mode == GK_SCORE) {
         seq->scores = alloc_array(seq->n_prompt, sizeof(*seq->scores));
         seq->score_top =
             alloc_array(seq->n_prompt, MAX(p->n_logprobs, 1u) * sizeof(*seq->score_top));
     }
-    if (!seq->tokens || !seq->pages || !seq->stop_tokens ||
-        (p->mode == GK_SCORE && (!seq->scores || !seq->score_top)))
+    if (!seq->stop_tokens || (p->mode == GK_SCORE && (!seq->scores || !seq->score_top)))
         return error_set(reterr, -ENOMEM, "out of memory");
-    (void)memcpy(seq->tokens, tokens, seq->n_prompt * sizeof(*tokens));
     if (p->n_stop_tokens > 0)
-        (void)memcpy(seq->stop_tokens, p->stop_tokens, p->n_stop_tokens * sizeof(*tokens));
+        (void)memcpy(seq->stop_tokens, p->stop_tokens,
+                     p->n_stop_tokens * sizeof(*seq->stop_tokens));
     if (p->mode == GK_EMBED) {
         seq->pooled = alloc_array(e->shape.n_embd, sizeof(*seq->pooled));
         seq->embedding = alloc_array(e->shape.n_embd, sizeof(*seq->embedding));
@@ -147,7 +154,7 @@ static int make_parts(GkSeq *seq, const int32_t *tokens, const struct gk_params 
                                               .n_stop_tokens = p->n_stop_tokens}) != 0)
         return error_set(reterr, -ENOMEM, "out of memory");
     for (size_t i = 0; i < seq->n_prompt; i++)
-        sampler_accept(seq->sampler, tokens[i], true);
+        sampler_accept(seq->sampler, seq->tokens[i], true);
     return 0;
 }
 
@@ -178,7 +185,9 @@ int gk_seq_new(GkSeq **ret, GkEngine *e, const int32_t *tokens, size_t n_tokens,
     seq->n_prompt = seq->n_tokens = n_tokens;
     seq->n_tokens_max = n_positions_of(e, n_tokens, params);
     e->n_sequences++;
-    if ((r = make_parts(seq, tokens, params, reterr)) != 0 || (r = reserve_pages(seq, reterr)) != 0)
+    /* Pages first: who waits for them asks often, and its sampler and matcher take work. */
+    if ((r = make_tokens(seq, tokens, reterr)) != 0 || (r = reserve_pages(seq, reterr)) != 0 ||
+        (r = make_parts(seq, params, reterr)) != 0)
         return r;
     list_push_back(&e->sequences, &seq->node);
     *ret = take_ptr(seq);

@@ -47,7 +47,7 @@ static void measure_stage(void) {
     struct load other;
     TestDaemon d;
 
-    service_start(&d, ENDS_CONFIG);
+    test_daemon_start_open(&d, ENDS_CONFIG);
     if (ends_other_user(ends.stage, &other)) {
         other.seen = load_seen_new();
         bob = load_start(&d, BOB, &other);
@@ -83,7 +83,7 @@ void measure_storm(void) {
     int64_t begun;
 
     n_each = MIN(N_STORM * service_seconds / 60, (unsigned)N_STORM) / ARRAY_SIZE(users);
-    service_start(&d, "[engine]\nkv_memory = 4M\nmax_sequences = 8\n");
+    test_daemon_start_open(&d, "[engine]\nkv_memory = 4M\nmax_sequences = 8\n");
     begun = load_now_us();
     for (size_t i = 0; i < ARRAY_SIZE(users); i++)
         users[i] = test_user_start(&d, ALICE + (uid_t)(i % 2), 0, storm);
@@ -135,7 +135,7 @@ void measure_prefix(void) {
     double first, second;
 
     prefix_seen = load_seen_new();
-    service_start(&d, "");
+    test_daemon_start_open(&d, "");
     test_as(&d, ALICE, 0, ask_twice);
     first = times_quantile(&prefix_seen->firsts, 0.5);
     second = times_quantile(&prefix_seen->gaps, 0.5);
@@ -171,7 +171,7 @@ void measure_refusals(void) {
     TestDaemon d;
     double per_s;
 
-    service_start(&d, "[engine]\nmax_sequences = 8\n[limits]\nmax_queued_requests = 16\n");
+    test_daemon_start_open(&d, "[engine]\nmax_sequences = 8\n[limits]\nmax_queued_requests = 16\n");
     per_s = capacity(&d, &load);
     load.n_streams = 100;
     load.may_be_refused = true;
@@ -237,7 +237,7 @@ void measure_idle(void) {
     TestDaemon d;
     double rss, slab, n = N_IDLERS * N_IDLE;
 
-    service_start(&d, "");
+    test_daemon_start_open(&d, "");
     test_await_idle(&d);
     rss = (double)memory_kib(d.pid, "VmRSS");
     slab = slab_kib();

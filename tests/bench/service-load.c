@@ -38,7 +38,7 @@ void measure_crowd(void) {
     TestDaemon d;
     double change;
 
-    service_start(&d, "[engine]\nmax_sequences = 200\nkv_memory = 112M\n");
+    test_daemon_start_open(&d, "[engine]\nmax_sequences = 200\nkv_memory = 112M\n");
     prober = probe_start(&d, &probes->firsts);
     start_crowd(&d, users, &longest);
     sleep_ms(warm_ms);
@@ -101,7 +101,7 @@ void measure_share(void) {
     TestDaemon d;
 
     many.seen = load_seen_new();
-    service_start(&d, "");
+    test_daemon_start_open(&d, "");
     bob = load_start(&d, BOB, &one);
     await_tokens(seen, 1000);
     cpu = thread_cpu_ns(d.pid, d.pid);
@@ -173,7 +173,7 @@ static void measure_beside(const struct load *bad, const char *what) {
 
     eight.seen = load_seen_new();
     good.seen = bad->seen;
-    service_start(&d, "");
+    test_daemon_start_open(&d, "");
     bob = load_start(&d, BOB, &eight);
     await_tokens(eight.seen, 2000);
     for (size_t i = 0; i < N_WINDOWS; i++) {

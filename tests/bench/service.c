@@ -94,18 +94,6 @@ void report(double measured, const char *unit, const char *format, ...) {
 
 /* ---- the daemon ---- */
 
-void service_start(TestDaemon *d, const char *config) {
-    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
-    char text[1024];
-
-    test_daemon_init(d);
-    test_daemon_open(d);
-    (void)snprintf(text, sizeof(text), "[daemon]\nsocket_mode = 0666\n%s", config);
-    test_daemon_configure(d, text);
-    test_daemon_spawn(d, options);
-    test_daemon_await(d, "READY=1");
-}
-
 void sleep_ms(unsigned ms) {
     (void)usleep(ms * 1000);
 }

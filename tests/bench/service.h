@@ -23,7 +23,6 @@ void report(double measured, const char *unit, const char *format, ...) PRINTF_F
 
 /* ---- the daemon ---- */
 
-void service_start(TestDaemon *d, const char *config);
 void sleep_ms(unsigned ms);
 /* Lines of /proc/PID/status such as "VmRSS", in KiB. */
 uint64_t memory_kib(pid_t pid, const char *key);

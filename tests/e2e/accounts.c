@@ -17,18 +17,6 @@
 #define CAROL 2003
 #define GROUP 3001
 
-static void start(TestDaemon *d, const char *text) {
-    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
-    char config[2048];
-
-    test_daemon_init(d);
-    test_daemon_open(d);
-    (void)snprintf(config, sizeof(config), "[daemon]\nsocket_mode = 0666\n%s", text);
-    test_daemon_configure(d, config);
-    test_daemon_spawn(d, options);
-    test_daemon_await(d, "READY=1");
-}
-
 /* Waits until the call has its first text. */
 static void await_text(grokd_call *call) {
     const struct grokd_event *event;
@@ -103,7 +91,7 @@ static void test_requests_are_counted_by_user(void) {
     TestDaemon d;
     TestUser holder;
 
-    start(&d, "[limits]\nmax_user_requests = 2\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_requests = 2\n");
     holder = test_user_start(&d, ALICE, 0, hold_two);
     test_user_await(&holder);
     test_as(&d, ALICE, 0, may_not_one_more); /* whatever connection it comes from */
@@ -139,8 +127,9 @@ static void connect_thrice(const TestDaemon *d, TestUser *self) {
 static void test_limits_by_user_and_group(void) {
     TestDaemon d;
 
-    start(&d, "[limits]\nmax_user_connections = 2\n[group 3001]\nmax_user_connections = 3\n"
-              "[user 2002]\nmax_user_connections = 3\n");
+    test_daemon_start_open(
+        &d, "[limits]\nmax_user_connections = 2\n[group 3001]\nmax_user_connections = 3\n"
+            "[user 2002]\nmax_user_connections = 3\n");
     test_as(&d, ALICE, 0, connect_twice);
     test_as(&d, CAROL, GROUP,
             connect_thrice); /* not Alice, whose connections may still be closing */
@@ -176,8 +165,8 @@ static void exceed_each(const TestDaemon *d, TestUser *self) {
 static void test_tokens_and_context_are_limited(void) {
     TestDaemon d;
 
-    start(&d, "[limits]\nmax_user_tokens = 290\nmax_user_context = 400\n"
-              "[requests]\ndefault_max_tokens = 100\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_tokens = 290\nmax_user_context = 400\n"
+                               "[requests]\ndefault_max_tokens = 100\n");
     test_as(&d, ALICE, 0, exceed_each);
     test_daemon_stop(&d);
 }
@@ -205,8 +194,42 @@ static void ask_for_many_scores(const TestDaemon *d, TestUser *self) {
 static void test_scores_are_charged(void) {
     TestDaemon d;
 
-    start(&d, "[limits]\nmax_user_bytes = 64K\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_bytes = 64K\n");
     test_as(&d, ALICE, 0, ask_for_many_scores);
+    test_daemon_stop(&d);
+}
+
+/* A prompt that is to be repeated is kept for that, and there twice. */
+static void ask_for_an_echo(const TestDaemon *d, TestUser *self) {
+    CLIENT *client = test_connect(d);
+    struct grokd_generate_request request = test_long(4);
+    char text[5000];
+
+    (void)self;
+    for (size_t i = 0; i < sizeof(text) - 1; i++)
+        text[i] = "an archiving utility "[i % 21];
+    text[sizeof(text) - 1] = '\0';
+    request.text = text;
+    for (int i = 0; i < 4; i++) {
+        struct grokd_error error = {0};
+        CALL *call = NULL;
+        int r;
+
+        request.echo = i % 2 == 1;
+        call = test_begin(client, &request);
+        r = test_finish(call, NULL, &error);
+        if (!request.echo)
+            assert(r == GROKD_OK); /* the refusal has left nothing */
+        else
+            assert(r == GROKD_RESOURCE_EXHAUSTED && strstr(error.text, "max_user_bytes"));
+    }
+}
+
+static void test_echoes_are_charged(void) {
+    TestDaemon d;
+
+    test_daemon_start_open(&d, "[limits]\nmax_user_bytes = 8K\n");
+    test_as(&d, ALICE, 0, ask_for_an_echo);
     test_daemon_stop(&d);
 }
 
@@ -226,7 +249,7 @@ static void exceed_pages(const TestDaemon *d, TestUser *self) {
 static void test_kv_pages_are_limited(void) {
     TestDaemon d;
 
-    start(&d, "[limits]\nmax_user_kv_pages = 64\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_kv_pages = 64\n");
     test_as(&d, ALICE, 0, exceed_pages);
     test_as(&d, ALICE, 0, may);
     test_daemon_stop(&d);
@@ -253,7 +276,7 @@ static void find_window_used(const TestDaemon *d, TestUser *self) {
 static void test_window_outlives_the_connection(void) {
     TestDaemon d;
 
-    start(&d, "[limits]\nmax_user_window_tokens = 250\ntoken_window = 1h\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_window_tokens = 250\ntoken_window = 1h\n");
     test_as(&d, ALICE, 0, use_window_up);
     test_as(&d, ALICE, 0, find_window_used);
     test_as(&d, BOB, 0, use_window_up);
@@ -284,7 +307,7 @@ static void work_for_actors(const TestDaemon *d, TestUser *self) {
 static void test_actors_have_fair_parts(void) {
     TestDaemon d;
 
-    start(&d, "[limits]\nmax_user_tokens = 4000\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_tokens = 4000\n");
     test_as(&d, ALICE, 0, work_for_actors);
     test_daemon_stop(&d);
 }
@@ -337,7 +360,7 @@ static void test_pieces_of_requests_are_charged(void) {
     TestDaemon d;
     TestUser holder;
 
-    start(&d, "[limits]\nmax_user_bytes = 3M\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_bytes = 3M\n");
     holder = test_user_start(&d, ALICE, 0, send_pieces);
     test_user_await(&holder);
     test_as(&d, BOB, 0, may);
@@ -386,12 +409,13 @@ static void use_rights(const TestDaemon *d, TestUser *self) {
 static void test_services_are_for_those_allowed(void) {
     TestDaemon d;
 
-    start(&d, "");
+    test_daemon_start_open(&d, "");
     rights.inference = true;
     test_as(&d, ALICE, 0, use_rights);
     test_daemon_stop(&d);
-    start(&d, "[access]\ninference_allow = @3001 2002\ninference_deny = 2002\nmodels_allow = 2002\n"
-              "admin_allow = *\nadmin_deny = @3001\n");
+    test_daemon_start_open(
+        &d, "[access]\ninference_allow = @3001 2002\ninference_deny = 2002\nmodels_allow = 2002\n"
+            "admin_allow = *\nadmin_deny = @3001\n");
     rights.inference = false;
     rights.admin = true;
     test_as(&d, ALICE, 0, use_rights);
@@ -436,7 +460,7 @@ static void test_others_requests_are_out_of_reach(void) {
     TestDaemon d;
     TestUser holder;
 
-    start(&d, "");
+    test_daemon_start_open(&d, "");
     holder = test_user_start(&d, ALICE, 0, hold_secret);
     test_user_await(&holder);
     test_as(&d, BOB, 0, try_secret);
@@ -496,7 +520,7 @@ static void test_top_tells_who_uses_what(void) {
     const struct grokd_top *top;
     TestUser holder;
 
-    start(&d, "[access]\nadmin_allow = *\n");
+    test_daemon_start_open(&d, "[access]\nadmin_allow = *\n");
     holder = test_user_start(&d, ALICE, 0, hold_secret);
     test_user_await(&holder);
     test_as(&d, ALICE, 0, look_and_see);
@@ -534,7 +558,7 @@ static void test_top_ends_with_the_daemon(void) {
     CALL *bad = NULL;
     struct grokd_error error = {0};
 
-    start(&d, "");
+    test_daemon_start_open(&d, "");
     client = test_connect(&d);
     assert(grokd_begin_top(client, 99, &bad, NULL) == GROKD_OK);
     assert(test_finish(bad, NULL, &error) == GROKD_INVALID_ARGUMENT);
@@ -548,12 +572,19 @@ static void test_top_ends_with_the_daemon(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(requests_are_counted_by_user),   TEST(limits_by_user_and_group),
-        TEST(tokens_and_context_are_limited), TEST(scores_are_charged),
-        TEST(kv_pages_are_limited),           TEST(window_outlives_the_connection),
-        TEST(actors_have_fair_parts),         TEST(pieces_of_requests_are_charged),
-        TEST(services_are_for_those_allowed), TEST(others_requests_are_out_of_reach),
-        TEST(top_tells_who_uses_what),        TEST(top_ends_with_the_daemon),
+        TEST(requests_are_counted_by_user),
+        TEST(limits_by_user_and_group),
+        TEST(tokens_and_context_are_limited),
+        TEST(scores_are_charged),
+        TEST(echoes_are_charged),
+        TEST(kv_pages_are_limited),
+        TEST(window_outlives_the_connection),
+        TEST(actors_have_fair_parts),
+        TEST(pieces_of_requests_are_charged),
+        TEST(services_are_for_those_allowed),
+        TEST(others_requests_are_out_of_reach),
+        TEST(top_tells_who_uses_what),
+        TEST(top_ends_with_the_daemon),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

@@ -202,6 +202,59 @@ static void test_templates_of_the_configuration(void) {
     test_daemon_stop(&d);
 }
 
+/* ---- many users ---- */
+
+static const uid_t users[] = {2001, 2002, 2003};
+static struct outcome alone[ARRAY_SIZE(users)];
+
+/* Each user's conversation is another one: a turn, several, one with a template of its own. */
+static struct grokd_generate_request chat_of(size_t user) {
+    static const struct grokd_message messages[] = {
+        {"user", "Who are you?"}, {"assistant", "grokd"}, {"user", QUESTION}};
+    static const char template[] = "{% for m in messages %}{% if m.role == 'user' %}"
+                                   "Q: {{ m.content }}\nA:{% else %} {{ m.content }} utility\n"
+                                   "{% endif %}{% endfor %}";
+    struct grokd_generate_request request =
+        chat(user == 1 ? messages : messages + 2, user == 1 ? ARRAY_SIZE(messages) : 1,
+             user == 2 ? template : NULL);
+
+    request.echo = true;
+    return request;
+}
+
+static void chat_as_alone(const TestDaemon *d, TestUser *self) {
+    size_t user = geteuid() - users[0];
+    struct grokd_generate_request request = chat_of(user);
+    const struct outcome *expected = &alone[user];
+    CLIENT *client = test_connect(d);
+    struct outcome o = finish(client, &request);
+
+    (void)self;
+    assert(strcmp(o.text, expected->text) == 0 && strcmp(o.stop, expected->stop) == 0);
+    assert(o.n_prompt == expected->n_prompt && o.reason == expected->reason);
+    free(o.text);
+}
+
+static void test_users_get_what_each_gets_alone(void) {
+    CLIENT *client = NULL;
+    TestDaemon d;
+
+    test_daemon_start_open(&d, "");
+    client = test_connect(&d);
+    for (size_t user = 0; user < ARRAY_SIZE(users); user++) {
+        struct grokd_generate_request request = chat_of(user);
+
+        alone[user] = finish(client, &request);
+    }
+    assert(strstr(alone[0].text, REPLY) && strcmp(alone[2].stop, " utility") == 0);
+    assert(strcmp(alone[0].text, alone[1].text) != 0 && strcmp(alone[0].text, alone[2].text) != 0);
+    client = grokd_client_free(client);
+    test_as_all(&d, users, ARRAY_SIZE(users), 10, chat_as_alone);
+    for (size_t user = 0; user < ARRAY_SIZE(users); user++)
+        free(alone[user].text);
+    test_daemon_stop(&d); /* asserts that all accounts are at zero */
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(the_models_template_asks_as_it_was_trained),
@@ -209,6 +262,7 @@ int main(int argc, char **argv) {
         TEST(the_templates_end_ends_the_answer),
         TEST(refusals_are_sentences),
         TEST(templates_of_the_configuration),
+        TEST(users_get_what_each_gets_alone),
     };
 
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SCHEMA                                                                                     \
     "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":12},"        \
@@ -111,6 +112,69 @@ static void test_company_changes_nothing(void) {
     test_daemon_stop(&d);
 }
 
+/* Many users at once: each has seeds of its own, and the constraints are those of all. */
+static const uid_t users[] = {2001, 2002, 2003};
+
+#define N_EACH 6
+
+static char *alone[ARRAY_SIZE(users)][N_EACH];
+
+/* Begins the user's i-th; returns what its text must match. */
+static const char *begin_of(grokd_client *client, size_t user, size_t i, grokd_call **ret) {
+    struct grokd_sampling sampling;
+    struct grokd_generate_request request = sampled(100 * user + i, &sampling);
+    const char *pattern = SCHEMA_TEXT;
+
+    if (i % 3 == 0) {
+        request.regex = "(yes|no), [a-z]{3,9}\\.";
+        pattern = "^(yes|no), [a-z]{3,9}\\.$";
+    } else {
+        request.json_schema = SCHEMA;
+    }
+    *ret = test_begin(client, &request);
+    return pattern;
+}
+
+static void ask_as_alone(const TestDaemon *d, TestUser *self) {
+    size_t user = geteuid() - users[0];
+    CLIENT *client = test_connect(d);
+    grokd_call *calls[N_EACH];
+    const char *patterns[N_EACH];
+
+    (void)self;
+    for (size_t i = 0; i < N_EACH; i++)
+        patterns[i] = begin_of(client, user, i, &calls[i]);
+    for (size_t i = 0; i < N_EACH; i++) {
+        CLEANUP(freep) char *text = NULL;
+
+        assert(test_finish(calls[i], &text, NULL) == GROKD_OK && matches(text, patterns[i]));
+        assert(strcmp(text, alone[user][i]) == 0);
+        (void)grokd_call_free(calls[i]);
+    }
+}
+
+static void test_users_get_what_each_gets_alone(void) {
+    CLIENT *client = NULL;
+    TestDaemon d;
+
+    test_daemon_start_open(&d, "");
+    client = test_connect(&d);
+    for (size_t user = 0; user < ARRAY_SIZE(users); user++)
+        for (size_t i = 0; i < N_EACH; i++) {
+            CALL *call = NULL;
+
+            (void)begin_of(client, user, i, &call);
+            assert(test_finish(call, &alone[user][i], NULL) == GROKD_OK);
+        }
+    assert(strcmp(alone[0][1], alone[1][1]) != 0);
+    client = grokd_client_free(client);
+    test_as_all(&d, users, ARRAY_SIZE(users), 2, ask_as_alone);
+    for (size_t user = 0; user < ARRAY_SIZE(users); user++)
+        for (size_t i = 0; i < N_EACH; i++)
+            free(alone[user][i]);
+    test_daemon_stop(&d); /* asserts that all accounts are at zero */
+}
+
 static void check_refused(grokd_client *client, const struct grokd_generate_request *request,
                           const char *words) {
     CALL *call = test_begin(client, request);
@@ -149,6 +213,29 @@ static void test_refusals_name_the_place(void) {
     test_daemon_stop(&d);
 }
 
+/* Longer than what is hashed at once: compiled, found again, refused or given up as any other. */
+static void test_long_sources(void) {
+    enum { N_LONG = 200000, N_TOO_LONG = 300000 };
+    CLEANUP(freep) char *schema = malloc(N_TOO_LONG + 100);
+    TestDaemon d;
+    CLIENT *client = test_connect(test_daemon_start(&d));
+    struct grokd_sampling sampling;
+    struct grokd_generate_request request = sampled(1, &sampling);
+
+    (void)sprintf(schema, "{\"enum\":[\"yes\",\"no\"]%*s}", N_LONG, "");
+    request.json_schema = schema;
+    for (int i = 0; i < 3; i++) {
+        check_text(client, &request, "^\"(yes|no)\"$");
+        (void)grokd_call_free(test_begin(client, &request));
+    }
+    schema[strlen(schema) - 1] = ']';
+    check_refused(client, &request, "line 1");
+    (void)sprintf(schema, "%*s{}", N_TOO_LONG, "");
+    check_refused(client, &request, "more than 262144");
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 /* Bans that leave nothing end the request, and only that. */
 static void test_nothing_left_is_an_error(void) {
     static const char *const banned[] = {"y"};
@@ -174,7 +261,9 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(texts_satisfy),
         TEST(company_changes_nothing),
+        TEST(users_get_what_each_gets_alone),
         TEST(refusals_name_the_place),
+        TEST(long_sources),
         TEST(nothing_left_is_an_error),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);

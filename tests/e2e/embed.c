@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define N_EMBD 256 /* of the demo model */
 
@@ -147,11 +148,65 @@ static void test_cancelled_in_the_middle(void) {
     test_daemon_stop(&d);
 }
 
+/* ---- many users ---- */
+
+static const uid_t users[] = {2001, 2002, 2003};
+
+#define N_INPUTS 8
+#define N_TOKENS 150 /* of the longest input */
+
+/* Of one user's inputs; each has others, of different lengths. */
+static float alone[ARRAY_SIZE(users)][N_INPUTS][N_EMBD];
+
+static struct grokd_embed_response *embed_inputs_of(grokd_client *client, size_t user) {
+    static int32_t tokens[N_TOKENS];
+    struct grokd_input inputs[N_INPUTS];
+    struct grokd_embed_request request = GROKD_EMBED_REQUEST_INIT;
+
+    for (size_t i = 0; i < N_TOKENS; i++)
+        tokens[i] = 300 + (int32_t)((i * 37 + user * 101) % 3000);
+    for (size_t i = 0; i < N_INPUTS; i++)
+        inputs[i] = (struct grokd_input){.tokens = tokens + i, .n_tokens = N_TOKENS - 19 * i};
+    request.inputs = inputs;
+    request.n_inputs = N_INPUTS;
+    return embed(client, &request);
+}
+
+static void embed_as_alone(const TestDaemon *d, TestUser *self) {
+    size_t user = geteuid() - users[0];
+    CLIENT *client = test_connect(d);
+    ANSWER grokd_embed_response *answer = embed_inputs_of(client, user);
+
+    (void)self;
+    for (size_t i = 0; i < N_INPUTS; i++)
+        assert(answer->embeddings[i].n_values == N_EMBD &&
+               memcmp(answer->embeddings[i].values, alone[user][i], sizeof(alone[user][i])) == 0);
+}
+
+static void test_users_get_what_each_gets_alone(void) {
+    CLIENT *client = NULL;
+    TestDaemon d;
+
+    test_daemon_start_open(&d, "");
+    client = test_connect(&d);
+    for (size_t user = 0; user < ARRAY_SIZE(users); user++) {
+        ANSWER grokd_embed_response *answer = embed_inputs_of(client, user);
+
+        for (size_t i = 0; i < N_INPUTS; i++)
+            (void)memcpy(alone[user][i], answer->embeddings[i].values, sizeof(alone[user][i]));
+    }
+    assert(memcmp(alone[0], alone[1], sizeof(alone[0])) != 0);
+    client = grokd_client_free(client);
+    test_as_all(&d, users, ARRAY_SIZE(users), 5, embed_as_alone);
+    test_daemon_stop(&d); /* asserts that all accounts are at zero */
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(texts_have_vectors),
         TEST(refusals_name_the_input),
         TEST(cancelled_in_the_middle),
+        TEST(users_get_what_each_gets_alone),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

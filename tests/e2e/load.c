@@ -10,18 +10,6 @@
 #define ALICE 2001
 #define BOB   2002
 
-static void start(TestDaemon *d, const char *text) {
-    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
-    char config[1024];
-
-    test_daemon_init(d);
-    test_daemon_open(d);
-    (void)snprintf(config, sizeof(config), "[daemon]\nsocket_mode = 0666\n%s", text);
-    test_daemon_configure(d, config);
-    test_daemon_spawn(d, options);
-    test_daemon_await(d, "READY=1");
-}
-
 static void await_count(const atomic_ullong *count, unsigned long long n) {
     while (atomic_load(count) < n)
         (void)usleep(1000);
@@ -46,7 +34,7 @@ static void test_a_crowd_loses_nothing(void) {
     TestUser users[4];
     TestDaemon d;
 
-    start(&d, "[engine]\nmax_sequences = 200\nkv_memory = 24M\n");
+    test_daemon_start_open(&d, "[engine]\nmax_sequences = 200\nkv_memory = 24M\n");
     for (size_t i = 0; i < ARRAY_SIZE(users); i++)
         users[i] = load_start(&d, ALICE + (uid_t)i, &load);
     await_count(&seen->n_ended, 600);
@@ -80,7 +68,7 @@ static void test_a_flood_is_held_back(void) {
     TestDaemon d;
     double s;
 
-    start(&d, "[limits]\nmax_user_requests = 16\n");
+    test_daemon_start_open(&d, "[limits]\nmax_user_requests = 16\n");
     alice = load_start(&d, ALICE, &flood);
     await_count(&bad_seen->n_refused, 1000);
     bob = load_start(&d, BOB, &good);
@@ -109,7 +97,7 @@ static void test_who_never_reads_is_alone(void) {
     TestUser alice, bob;
     TestDaemon d;
 
-    start(&d, "");
+    test_daemon_start_open(&d, "");
     alice = load_start(&d, ALICE, &silent);
     test_await_running(&d, 100);
     bob = load_start(&d, BOB, &good);
@@ -144,8 +132,8 @@ static void test_what_is_given_up_counts_until_it_is_gone(void) {
     TestUser alice;
     TestDaemon d;
 
-    start(&d, "[engine]\nthreads = 1\nprefix_cache = no\n"
-              "[limits]\nmax_requests = 32\nmax_user_requests = 8\n");
+    test_daemon_start_open(&d, "[engine]\nthreads = 1\nprefix_cache = no\n"
+                               "[limits]\nmax_requests = 32\nmax_user_requests = 8\n");
     alice = test_user_start(&d, ALICE, 0, come_and_go);
     for (unsigned i = 0; i < 8; i++) {
         CLIENT *client = test_connect(&d);
@@ -206,7 +194,7 @@ static void test_work_on_prompts_is_shared(void) {
     TestUser alice;
     TestDaemon d;
 
-    start(&d, "");
+    test_daemon_start_open(&d, "");
     client = test_connect(&d);
     alice = test_user_start(&d, ALICE, 0, ask_for_much_work);
     test_user_await(&alice);
@@ -255,7 +243,7 @@ static void test_prompts_given_up_take_nothing(void) {
     uint64_t n_before, n_after;
     TestDaemon d;
 
-    start(&d, "");
+    test_daemon_start_open(&d, "");
     test_as(&d, ALICE, 0, give_up_much_work); /* the first time buffers grow */
     test_await_idle(&d);
     n_before = resident_bytes(&d);
@@ -287,7 +275,7 @@ static void test_every_way_to_end_at_every_stage(void) {
         struct load other;
         TestDaemon d;
 
-        start(&d, ENDS_CONFIG);
+        test_daemon_start_open(&d, ENDS_CONFIG);
         if (ends_other_user(stage, &other)) {
             other.seen = load_seen_new();
             bob = load_start(&d, BOB, &other);

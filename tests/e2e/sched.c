@@ -24,17 +24,9 @@ struct shared {
 static struct shared *shared;
 
 static void start(TestDaemon *d, const char *text) {
-    static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
-    char config[2048];
-
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert(shared != MAP_FAILED);
-    test_daemon_init(d);
-    test_daemon_open(d);
-    (void)snprintf(config, sizeof(config), "[daemon]\nsocket_mode = 0666\n%s", text);
-    test_daemon_configure(d, config);
-    test_daemon_spawn(d, options);
-    test_daemon_await(d, "READY=1");
+    test_daemon_start_open(d, text);
 }
 
 /* ---- reading many calls at once ---- */

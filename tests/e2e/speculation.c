@@ -1,10 +1,14 @@
 /* Speculation as requests see it: the same stream with and without, and what the usage says. */
 #include "tests/e2e/util-daemon.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define N_TOKENS 200
+#define WITHOUT  "[engine]\nspeculation = no\n"
 
 struct answer {
     int32_t ids[N_TOKENS];
@@ -87,27 +91,31 @@ static void start(TestDaemon *d, const char *text) {
     test_daemon_await(d, "READY=1");
 }
 
+static void check_same(const struct answer *plain, const struct answer *again) {
+    assert(plain->n > 50 && plain->n == again->n && strcmp(plain->text, again->text) == 0);
+    assert(memcmp(plain->ids, again->ids, sizeof(plain->ids)) == 0);
+    assert(memcmp(plain->logprobs, again->logprobs, sizeof(plain->logprobs)) == 0);
+    assert(plain->finish_reason == again->finish_reason && strcmp(plain->stop, again->stop) == 0);
+    assert(plain->usage.drafted_tokens == 0 && plain->usage.accepted_tokens == 0);
+    assert(again->usage.accepted_tokens <= again->usage.drafted_tokens);
+    assert(again->n_chunks > again->usage.accepted_tokens); /* each token has its own */
+}
+
 /* Asked three times: sizes of steps are tried at first, and then chosen. */
 static void test_answers_are_the_same(void) {
     static struct answer plain, again;
     TestDaemon without, with;
     uint32_t n_accepted = 0;
 
-    start(&without, "[engine]\nspeculation = no\n");
+    start(&without, WITHOUT);
     start(&with, "");
     for (size_t i = 0; i < 3 * ARRAY_SIZE(questions); i++) {
         const struct question *q = &questions[i % ARRAY_SIZE(questions)];
 
         ask(&without, q, &plain);
         ask(&with, q, &again);
-        assert(plain.n > 50 && plain.n == again.n && strcmp(plain.text, again.text) == 0);
-        assert(memcmp(plain.ids, again.ids, sizeof(plain.ids)) == 0);
-        assert(memcmp(plain.logprobs, again.logprobs, sizeof(plain.logprobs)) == 0);
-        assert(plain.finish_reason == again.finish_reason && strcmp(plain.stop, again.stop) == 0);
+        check_same(&plain, &again);
         assert(plain.finish_reason == (q->stop ? GROKD_FINISH_STOP : GROKD_FINISH_LENGTH));
-        assert(plain.usage.drafted_tokens == 0 && plain.usage.accepted_tokens == 0);
-        assert(again.usage.accepted_tokens <= again.usage.drafted_tokens);
-        assert(again.n_chunks > again.usage.accepted_tokens); /* each token has its own */
         n_accepted += again.usage.accepted_tokens;
     }
     assert(n_accepted > 0);
@@ -115,9 +123,46 @@ static void test_answers_are_the_same(void) {
     test_daemon_stop(&without);
 }
 
+/* What each question gives alone and without drafts. */
+static struct answer alone[ARRAY_SIZE(questions)];
+static atomic_uint *n_drafts_accepted; /* by all processes */
+
+/* Each user begins with another question. */
+static void ask_all(const TestDaemon *d, TestUser *self) {
+    static struct answer again;
+
+    (void)self;
+    for (size_t i = 0; i < ARRAY_SIZE(questions); i++) {
+        size_t k = (i + geteuid()) % ARRAY_SIZE(questions);
+
+        ask(d, &questions[k], &again);
+        check_same(&alone[k], &again);
+        (void)atomic_fetch_add(n_drafts_accepted, again.usage.accepted_tokens);
+    }
+}
+
+/* Drafts are rows of the same steps as other users' tokens. */
+static void test_users_get_what_each_gets_alone(void) {
+    static const uid_t users[] = {2001, 2002};
+    TestDaemon without, with;
+
+    test_daemon_start_open(&with, "");
+    start(&without, WITHOUT);
+    for (size_t i = 0; i < ARRAY_SIZE(questions); i++)
+        ask(&without, &questions[i], &alone[i]);
+    test_daemon_stop(&without);
+    n_drafts_accepted = mmap(NULL, sizeof(*n_drafts_accepted), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert(n_drafts_accepted != MAP_FAILED);
+    test_as_all(&with, users, ARRAY_SIZE(users), 2, ask_all);
+    assert(atomic_load(n_drafts_accepted) > 0);
+    test_daemon_stop(&with); /* asserts that all accounts are at zero */
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(answers_are_the_same),
+        TEST(users_get_what_each_gets_alone),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

@@ -121,13 +121,27 @@ void test_daemon_spawn(TestDaemon *d, const char *const *options) {
     test_daemon_exec(d, argv);
 }
 
-TestDaemon *test_daemon_start(TestDaemon *d) {
+static void serve_demo(TestDaemon *d) {
     static const char *const options[] = {"--model", "demo=" DEMO_MODEL, NULL};
 
-    test_daemon_init(d);
     test_daemon_spawn(d, options);
     test_daemon_await(d, "READY=1");
+}
+
+TestDaemon *test_daemon_start(TestDaemon *d) {
+    test_daemon_init(d);
+    serve_demo(d);
     return d;
+}
+
+void test_daemon_start_open(TestDaemon *d, const char *config) {
+    char text[2048];
+
+    test_daemon_init(d);
+    test_daemon_open(d);
+    (void)snprintf(text, sizeof(text), "[daemon]\nsocket_mode = 0666\n%s", config);
+    test_daemon_configure(d, text);
+    serve_demo(d);
 }
 
 static void print_log(const TestDaemon *d) {
@@ -249,10 +263,17 @@ TestUser test_user_start(const TestDaemon *d, uid_t uid, gid_t group, test_user_
     return user;
 }
 
-void test_user_ready(TestUser *self) {
+/* What test_user_await() waits for. */
+static void say_ready(const TestUser *self) {
     char byte = 0;
 
     assert(write(self->fd, &byte, 1) == 1);
+}
+
+void test_user_ready(TestUser *self) {
+    char byte;
+
+    say_ready(self);
     assert(read(self->fd, &byte, 1) == 0);
 }
 
@@ -280,6 +301,34 @@ void test_as(const TestDaemon *d, uid_t uid, gid_t group, test_user_run run) {
     TestUser user = test_user_start(d, uid, group, run);
 
     test_user_end(&user);
+}
+
+static struct {
+    test_user_run run;
+    unsigned n;
+} repeated;
+
+static void run_repeated(const TestDaemon *d, TestUser *self) {
+    for (unsigned i = 1; test_user_is_wanted(self, 0); i++) {
+        repeated.run(d, self);
+        if (i == repeated.n)
+            say_ready(self);
+    }
+}
+
+void test_as_all(const TestDaemon *d, const uid_t *uids, size_t n_uids, unsigned n,
+                 test_user_run run) {
+    TestUser users[8];
+
+    assert(n_uids <= ARRAY_SIZE(users));
+    repeated.run = run;
+    repeated.n = n;
+    for (size_t i = 0; i < n_uids; i++)
+        users[i] = test_user_start(d, uids[i], 0, run_repeated);
+    for (size_t i = 0; i < n_uids; i++)
+        test_user_await(&users[i]);
+    for (size_t i = 0; i < n_uids; i++)
+        test_user_end(&users[i]);
 }
 
 /* ---- asking it ---- */

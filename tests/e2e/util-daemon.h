@@ -33,6 +33,9 @@ void test_daemon_spawn(TestDaemon *d, const char *const *options);
 void test_daemon_exec(TestDaemon *d, const char *const *argv);
 /* Serves the demo model, ready. */
 TestDaemon *test_daemon_start(TestDaemon *d);
+/* The same for processes of every user, with this in its configuration. Skips the test where we may
+ * not become one. */
+void test_daemon_start_open(TestDaemon *d, const char *config);
 /* Waits for a notification that has this line, or begins with it where it ends in '='. */
 void test_daemon_await(TestDaemon *d, const char *line);
 /* True where one comes within `ms`. */
@@ -63,6 +66,10 @@ void test_user_await(TestUser *user);
 void test_user_end(TestUser *user);
 /* Start and end in one. */
 void test_as(const TestDaemon *d, uid_t uid, gid_t group, test_user_run run);
+/* As processes of all of these users at the same time: each runs it over and over until every one
+ * of them has done so n times. */
+void test_as_all(const TestDaemon *d, const uid_t *uids, size_t n_uids, unsigned n,
+                 test_user_run run);
 
 grokd_client *test_connect(const TestDaemon *d);
 /* Waits until so many requests are running or queued. */

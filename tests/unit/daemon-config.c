@@ -69,6 +69,17 @@ static void test_kv_types(void) {
     }
 }
 
+/* What a few users may have by default must leave something to others. */
+static void test_no_few_users_have_everything(void) {
+    enum { N_FEW = 7 };
+    Config c;
+
+    assert(config_init(&c) == 0);
+    assert(N_FEW * c.limits[QUOTA_CONNECTIONS] < c.n_connections_max);
+    assert(N_FEW * c.limits[QUOTA_REQUESTS] < c.n_requests_max);
+    config_deinit(&c);
+}
+
 static void test_later_values_win_and_nothing_is_the_default(void) {
     Config c;
 
@@ -207,6 +218,7 @@ int main(int argc, char **argv) {
         TEST(defaults_are_the_manuals),
         TEST(values_have_units),
         TEST(kv_types),
+        TEST(no_few_users_have_everything),
         TEST(later_values_win_and_nothing_is_the_default),
         TEST(drop_ins_may_be_anywhere),
         TEST(users_and_groups_have_limits_of_their_own),

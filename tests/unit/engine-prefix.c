@@ -1,8 +1,10 @@
 /* The prefix cache: what is found, by whom, and that no bit of an answer depends on it. */
+#include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/engine.h"
 #include "tests/util/test.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define MODEL    "engine/demo/model-q8_0.gguf"
@@ -267,6 +269,44 @@ static void test_promises_push_nothing_out(void) {
     e = gk_engine_close(e);
 }
 
+/* Allocations of a sequence that finds no pages: itself, its tokens, the list of pages. */
+#define N_REFUSED_ALLOCATIONS 3
+
+/* Who waits for pages asks again and again: nothing more is made for it before it has them. And
+ * whatever can't be made then, they are given back. */
+static void test_pages_come_first(void) {
+    struct gk_params params = gk_params_default();
+    GkConstraint *constraint;
+    GkEngine *e = open_engine(true);
+    int32_t tokens[N_PROMPT];
+    GkSeq *seq, *second = NULL;
+    int r;
+
+    make_prompt(tokens, N_PROMPT, 0);
+    assert(gk_constraint_new(&constraint, GK_CONSTRAINT_REGEX, "[a-z]+", 6, NULL) == 0);
+    assert(gk_seq_new(&seq, e, tokens, 100, &params, NULL) == 0);
+    params.constraint = constraint;
+    params.speculate = true;
+    alloc_fail_after(N_REFUSED_ALLOCATIONS + 1);
+    r = gk_seq_new(&second, e, tokens, N_PROMPT, &params, NULL);
+    alloc_fail_after(0);
+    assert(r == GK_E_BUSY);
+    seq = gk_seq_free(seq);
+    for (size_t n = 1;; n++) {
+        alloc_fail_after(n);
+        r = gk_seq_new(&second, e, tokens, N_PROMPT, &params, NULL);
+        alloc_fail_after(0);
+        if (r == 0)
+            break;
+        assert(r == -ENOMEM && !second);
+        assert_all_available(e);
+    }
+    second = gk_seq_free(second);
+    assert_all_available(e);
+    (void)gk_constraint_unref(constraint);
+    e = gk_engine_close(e);
+}
+
 /* Every page is in use for something else when it comes to them: they are had all the same. */
 static void test_promises_are_kept(void) {
     struct gk_params params = gk_params_default();
@@ -408,12 +448,19 @@ static void test_random_company_under_pressure(void) {
 
 int main(int argc, char **argv) {
     static const struct test tests[] = {
-        TEST(finds_the_longest_beginning), TEST(an_answer_is_part_of_it),
-        TEST(answers_are_not_shared),      TEST(owners_are_kept_apart),
-        TEST(given_up_while_shared),       TEST(shared_twice),
-        TEST(scores_compute_everything),   TEST(promises_push_nothing_out),
-        TEST(promises_are_kept),           TEST(all_pages_for_one),
-        TEST(others_are_not_looked_at),    TEST(random_company_under_pressure),
+        TEST(finds_the_longest_beginning),
+        TEST(an_answer_is_part_of_it),
+        TEST(answers_are_not_shared),
+        TEST(owners_are_kept_apart),
+        TEST(given_up_while_shared),
+        TEST(shared_twice),
+        TEST(scores_compute_everything),
+        TEST(promises_push_nothing_out),
+        TEST(pages_come_first),
+        TEST(promises_are_kept),
+        TEST(all_pages_for_one),
+        TEST(others_are_not_looked_at),
+        TEST(random_company_under_pressure),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
