@@ -15,8 +15,9 @@
 #include <sys/mman.h>
 
 #define K_MAX    2048
-#define OUT_MAX  70
-#define ROWS_MAX 290 /* more than a tier keeps sums of */
+/* Both more than a tier keeps sums of. */
+#define OUT_MAX  300
+#define ROWS_MAX 290
 #define Y_STRIDE (OUT_MAX + 3)
 #define BORDER   (-12345.0f)
 
@@ -280,6 +281,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
 
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
     uint32_t block = kern_types[type].block_values == 1 ? 1 : kern_types[type].block_values;
+    uint32_t n_many = block == 256 ? 5 : block == 32 ? 45 : 300; /* several blocks of a tier's */
     static const uint32_t outs[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 70};
     static const uint32_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 24, 45};
     static const uint32_t kind_rows[] = {1, 3, 5, 7, 9, 16, 19};
@@ -302,7 +304,8 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
                           block,
                       37, kind_rows[i], (enum kind)kind, false);
     for (int gather = 0; gather < 2; gather++)
-        check_mul(tier, type, 2 * block, 33, ROWS_MAX, KIND_GENTLE, gather);
+        check_mul(tier, type, n_many * block, 33, ROWS_MAX, KIND_GENTLE, gather);
+    check_mul(tier, type, n_many * block, OUT_MAX, 17, KIND_GENTLE, false);
 }
 
 static void check_tier(const struct kern_ops *tier) {
