@@ -501,7 +501,8 @@ static struct step measure(Sched *s) {
         step.n_users == 1 ? DBL_MAX : (double)step.n_users * cost_of_decoding(&s->cost, n_least);
     step.us_prompt_max = MAX((double)s->options.target_us, (1 + PROMPT_SHARE) * all);
     step.us_prompt_max = MIN(step.us_prompt_max, step.us_max);
-    step.measures = all > step.us_max && cost_age(&s->cost, n_least) >= MEASURE_STEPS;
+    step.measures = all > step.us_max && step.n_decoding > step.n_users * n_least &&
+                    cost_age(&s->cost, n_least) >= MEASURE_STEPS;
     return step;
 }
 

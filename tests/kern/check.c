@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define K_MAX    2048
+#define K_MAX 2048
 /* Both more than a tier keeps sums of. */
 #define OUT_MAX  300
 #define ROWS_MAX 290
