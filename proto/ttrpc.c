@@ -21,11 +21,14 @@
 
 #include "base/alloc.h"
 #include "proto/msg.h"
+#include "proto/retry.h"
 #include "proto/ttrpc.pb-c.h"
 
 #include <stdio.h>
 #include <string.h>
 
+/* To a peer with too many calls: when one of them will end is not known here. */
+#define STREAMS_RETRY_US 1000000
 /* Most that one ending takes: header, envelope, code, sentence. */
 #define ENDING_BYTES_MAX                                                                           \
     (TTRPC_HEADER_BYTES + 32 + TTRPC_SENTENCE_BYTES_MAX + CODEC_DETAIL_BYTES_MAX)
@@ -162,7 +165,8 @@ static int check_reserve(const Ttrpc *t) {
 }
 
 /* Answers a frame that belongs to no live stream. */
-static int reject(Ttrpc *t, const struct ttrpc_frame *frame, int code, const char *sentence) {
+static int reject_detailed(Ttrpc *t, const struct ttrpc_frame *frame, int code,
+                           const char *sentence, const uint8_t *bytes, size_t n) {
     int r;
 
     r = check_reserve(t);
@@ -170,7 +174,21 @@ static int reject(Ttrpc *t, const struct ttrpc_frame *frame, int code, const cha
         return r;
     if (frame->type == TTRPC_REQUEST && frame->stream % 2 == 1)
         remember_ended(t, frame->stream, frame->flags & TTRPC_REMOTE_OPEN);
-    return put_failure(t, frame->stream, code, sentence);
+    return put_detailed(t, frame->stream, code, sentence, bytes, n);
+}
+
+static int reject(Ttrpc *t, const struct ttrpc_frame *frame, int code, const char *sentence) {
+    return reject_detailed(t, frame, code, sentence, NULL, 0);
+}
+
+static int reject_one_too_many(Ttrpc *t, const struct ttrpc_frame *frame) {
+    uint8_t detail[RETRY_BYTES_MAX];
+    size_t n = retry_pack(STREAMS_RETRY_US, detail);
+
+    return reject_detailed(t, frame, STATUS_RESOURCE_EXHAUSTED,
+                           "too many calls are under way on this connection; try again when one "
+                           "has ended, or connect again",
+                           detail, n);
 }
 
 /* Ends a live stream because of what the peer did; the owner is told if it knew of it. */
@@ -319,8 +337,7 @@ static int on_request_frame(Ttrpc *t, const struct ttrpc_frame *frame) {
         return reject(t, frame, STATUS_RESOURCE_EXHAUSTED,
                       "the frame is longer than ttrpc's 4 MiB");
     if (t->n_streams == CODEC_STREAMS_MAX)
-        return reject(t, frame, STATUS_RESOURCE_EXHAUSTED,
-                      "too many calls are under way on this connection");
+        return reject_one_too_many(t, frame);
     msg_arena_init(&arena, MSG_BUDGET(frame->n_data));
     r = msg_unpack(&ttrpc__request__descriptor, frame->data, frame->n_data, &arena, &envelope,
                    &error);

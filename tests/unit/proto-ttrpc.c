@@ -3,6 +3,7 @@
  * random peers held against the codec's invariants. What frames say is tests/wire's.
  */
 #include "base/alloc.h"
+#include "proto/retry.h"
 #include "proto/sniff.h"
 #include "proto/ttrpc.h"
 #include "proto/ttrpc.pb-c.h"
@@ -25,6 +26,7 @@ struct side {
     uint32_t last_id;
     TtrpcReader reader;
     int last_code; /* of the last Response read */
+    uint64_t last_retry_us;
     char last_text[TTRPC_SENTENCE_BYTES_MAX + 1];
 };
 
@@ -131,6 +133,10 @@ static void count_frame(struct side *s, const struct ttrpc_frame *frame) {
     response = ttrpc__response__unpack(NULL, frame->n_data, frame->data);
     assert(response);
     s->last_code = response->status ? response->status->code : 0;
+    s->last_retry_us = 0;
+    if (response->status && response->status->n_details == 1)
+        assert(retry_unpack(response->status->details[0].data, response->status->details[0].len,
+                            &s->last_retry_us));
     (void)snprintf(s->last_text, sizeof(s->last_text), "%s",
                    response->status ? response->status->message : "");
     ttrpc__response__free_unpacked(response, NULL);
@@ -274,7 +280,8 @@ static void test_calls_on_one_connection_are_limited(void) {
     assert(s.n_requests == CODEC_STREAMS_MAX && n_pending(&s) == 0);
     assert(feed_request(&s, 1001, 0, "u") == 0 && s.n_requests == CODEC_STREAMS_MAX);
     peer_read(&s, SIZE_MAX);
-    assert(s.n_endings[1001] == 1 && s.last_code == STATUS_RESOURCE_EXHAUSTED);
+    assert(s.n_endings[1001] == 1 && s.last_code == STATUS_RESOURCE_EXHAUSTED &&
+           s.last_retry_us > 0);
     assert(ttrpc_codec.finish(s.codec, 1, STATUS_OK, NULL, NULL, 0) == 0);
     assert(feed_request(&s, 1003, 0, "u") == 0 && s.last_id == 1003);
     assert(ttrpc_codec.n_streams(s.codec) == CODEC_STREAMS_MAX);
