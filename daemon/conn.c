@@ -1,9 +1,9 @@
 /*
  * See conn.h.
  *
- *   SNIFF ──first byte──▶ OPEN ──peer's end, broken frames, drain──▶ ENDING ──all written──▶
- * CLOSING └────────────────────┴───────────────── errors, limits
- * ─────────────────────────────────▶┘
+ *   SNIFF ─ first bytes ─▶ OPEN ─ peer's end, broken frames, drain ─▶ ENDING
+ *
+ *   ENDING ─ all written ─▶ CLOSING; any ─ errors, limits ─▶ CLOSING
  *
  * Reading never stops because writing does: two peers that did so would wait for each other for
  * ever. It pauses, for a time, where a user's requests fail faster than FAILURES_PER_S (quota.c).
