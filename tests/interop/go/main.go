@@ -300,14 +300,21 @@ func cancelCall(ctx context.Context, p *peer) error {
 	if _, err = stream.Recv(); err != nil {
 		return err
 	}
+	// Somebody has to read on meanwhile: this client delivers all streams' messages from one
+	// goroutine, and a stream that nobody reads would keep Cancel's reply behind it.
+	end := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		end <- err
+	}()
 	reply, err := p.inference.Cancel(ctx, &grokdv1.CancelRequest{RequestId: "to-be-cancelled"})
 	if err != nil || !reply.Found {
 		return fmt.Errorf("Cancel: %v %v", reply, err)
 	}
-	for err == nil {
-		_, err = stream.Recv()
-	}
-	if err := expect(err, codes.Canceled); err != nil {
+	if err := expect(<-end, codes.Canceled); err != nil {
 		return err
 	}
 	reply, err = p.inference.Cancel(ctx, &grokdv1.CancelRequest{RequestId: "to-be-cancelled"})
