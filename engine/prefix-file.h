@@ -14,7 +14,7 @@
 
 #define PREFIX_FILE_MAGIC 0x31584650444B4F52ull /* "ROKDPFX1" */
 /* Count up where the same tokens get other keys or values, or the layout changes. */
-#define PREFIX_FILE_VERSION 1
+#define PREFIX_FILE_VERSION 2
 
 struct prefix_fingerprint {
     uint64_t low, high;

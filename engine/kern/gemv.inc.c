@@ -73,11 +73,11 @@ static ALWAYS_INLINE void gemv_super(const struct gemv *g, struct wide_format f,
     wd_all = vf_from_halves(wd);
     wm_all = vf_from_halves(wm);
     for (int i = 0; i < n_rows; i++) {
-        vf da = vf_set1(g->supers[i][b].d);
+        vf value = vf_mul(wd_all, vf_from(vi_sum_lanes(v[i])));
 
-        y[i] = vf_fma(vf_mul(wd_all, da), vf_from(vi_sum_lanes(v[i])), y[i]);
         if (f.has_min)
-            y[i] = vf_fnma(vf_mul(wm_all, da), vf_from(vi_sum_lanes(mins[i])), y[i]);
+            value = vf_fnma(wm_all, vf_from(vi_sum_lanes(mins[i])), value);
+        y[i] = vf_fma(vf_set1(g->supers[i][b].d), value, y[i]);
     }
 }
 
@@ -116,12 +116,13 @@ static ALWAYS_INLINE void gemv_plain(const struct gemv *g, struct wide_format f,
         vi_sum_blocks(v[i], sum);
         for (int h = 0; h < n_blocks; h++) {
             int32_t sum_a = g->sums[i][b + (uint32_t)h];
-            vf da = vf_set1(g->d[i][b + (uint32_t)h]);
+            vf value;
 
             sum[h] = vi_sub(sum[h], vi_set1(f.offset * sum_a));
-            y[i] = vf_fma(vf_mul(vf_from_halves(wd[h]), da), vf_from(sum[h]), y[i]);
+            value = vf_mul(vf_from_halves(wd[h]), vf_from(sum[h]));
             if (f.has_min)
-                y[i] = vf_fma(vf_mul(vf_from_halves(wm[h]), da), vf_set1((float)sum_a), y[i]);
+                value = vf_fma(vf_from_halves(wm[h]), vf_set1((float)sum_a), value);
+            y[i] = vf_fma(vf_set1(g->d[i][b + (uint32_t)h]), value, y[i]);
         }
     }
 }

@@ -1,7 +1,9 @@
 /*
  * The quantised kernels, written once for all formats and compiled for every tier that has no
  * faster one of its own. This is the definition of the product (design.md 5.1): integers within a
- * block are exact, blocks are folded into one float per output in ascending order of k.
+ * block are exact; blocks are folded into one float per output, in ascending order of k, by
+ *   y += d_a · (d_w·Σ + m_w·Σ a)       for super-blocks: y += d_a · (d_w·Σ − dmin_w·Σ min·sum)
+ * with one rounding for the first product, one for the fused step of the mins, one for that of y.
  */
 #include "engine/kern/kern.h"
 #include "engine/kern/unpack.h"
@@ -20,16 +22,20 @@ static inline const int8_t *act_row(const struct kern_mul *m, uint32_t i, const 
 static inline float fold_block(const struct unpacked_block *u, const int8_t *a, float d,
                                int16_t sum_a, int offset, bool has_min, float acc) {
     int32_t sum = 0;
+    float value;
 
     for (int i = 0; i < QUANT_BLOCK; i++)
         sum += (u->q[i] - offset) * a[i];
-    acc = fmaf(u->d * d, (float)sum, acc);
-    return has_min ? fmaf(u->m * d, (float)sum_a, acc) : acc;
+    value = u->d * (float)sum;
+    if (has_min)
+        value = fmaf(u->m, (float)sum_a, value);
+    return fmaf(d, value, acc);
 }
 
 static inline float fold_super(const struct unpacked_super *u, const struct kern_super *x,
                                int offset, bool has_min, float acc) {
     int32_t sum = 0, mins = 0;
+    float value;
 
     for (int j = 0; j < 16; j++) {
         int32_t part = 0;
@@ -39,8 +45,10 @@ static inline float fold_super(const struct unpacked_super *u, const struct kern
         sum += u->scale[j] * part;
         mins += u->min[j] * x->sums[j];
     }
-    acc = fmaf(u->d * x->d, (float)sum, acc);
-    return has_min ? fmaf(-(u->dmin * x->d), (float)mins, acc) : acc;
+    value = u->d * (float)sum;
+    if (has_min)
+        value = fmaf(-u->dmin, (float)mins, value);
+    return fmaf(x->d, value, acc);
 }
 
 /* A weight block is unpacked once and used for every row; sums are folded in y itself. */

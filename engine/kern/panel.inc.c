@@ -7,8 +7,8 @@
  * PANEL_ROWS rows are computed together in registers. A panel (8 KiB), its rows' activations and
  * sums stay in the first two caches: so k goes by blocks, and these by outputs.
  *
- * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then one
- * fused multiply-add into the float of the output, in ascending order of k. Offsets of the unsigned
+ * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then its
+ * value into the float of the output, in ascending order of k. Offsets of the unsigned
  * weights go into the accumulators' first value: Σ (u − offset)·a = Σ u·a − offset·Σ a.
  *
  * Included by a tier after wide.inc.c.
@@ -162,10 +162,12 @@ static ALWAYS_INLINE void fold_plain(const struct weight_panel *p, struct wide_f
 
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++) {
-        y[v] = vf_fma(vf_mul(vf_load(p->d[b] + v * VI_LANES), d), vf_from(dot[v]), y[v]);
+        vf value = vf_mul(vf_load(p->d[b] + v * VI_LANES), vf_from(dot[v]));
+
         if (f.has_min)
-            y[v] = vf_fma(vf_mul(vf_load(p->m[b] + v * VI_LANES), d),
-                          vf_set1((float)row_sums(r, i)[b]), y[v]);
+            value =
+                vf_fma(vf_load(p->m[b] + v * VI_LANES), vf_set1((float)row_sums(r, i)[b]), value);
+        y[v] = vf_fma(d, value, y[v]);
     }
 }
 
@@ -202,11 +204,11 @@ static ALWAYS_INLINE void fold_super(struct wide_format f, const struct panel_ro
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++) {
         float *at = r->y[i] + v * VI_LANES;
-        vf y = vf_fma(vf_mul(wd[v], d), vf_from(sum[v]), vf_load(at));
+        vf value = vf_mul(wd[v], vf_from(sum[v]));
 
         if (f.has_min)
-            y = vf_fnma(vf_mul(wm[v], d), vf_from(mins[v]), y);
-        vf_store(at, y);
+            value = vf_fnma(wm[v], vf_from(mins[v]), value);
+        vf_store(at, vf_fma(d, value, vf_load(at)));
     }
 }
 
