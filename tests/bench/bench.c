@@ -5,13 +5,15 @@
  * of one sequence after so many positions of context. Batch: tokens a second of B sequences that
  * decode together. Drafts: tokens a second of one sequence with up to K drafted rows in each step,
  * without asking whether they pay, and without. Each figure is the median of --repeat runs. The
- * roofs are measured first (roof.h); the share of a decode is bytes that had to be read against the
- * read bandwidth, that of a prefill the multiply-adds against the int8 peak, and that of a batch is
- * taken against whichever binds.
+ * roofs (roof.h) are measured first, and again after each run, because clocks and neighbours
+ * change: a run's share is taken of the mean of the two beside it. The share of a decode is bytes
+ * that had to be read against the read bandwidth, that of a prefill the multiply-adds against the
+ * int8 peak, and that of a batch is taken against whichever binds.
  */
 #include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/engine.h"
+#include "tests/bench/median.h"
 #include "tests/bench/roof.h"
 
 #include <getopt.h>
@@ -39,12 +41,20 @@ struct arguments {
     bool json;
 };
 
+struct roofs {
+    double read_bytes_per_second, int8_ops_per_second;
+};
+
 struct bench {
     const struct arguments *arguments;
     GkPool *pool;
     GkEngine *engine;
     const struct gk_model_info *info;
-    struct roofs roofs;
+    unsigned n_threads;
+    struct roofs roofs; /* at the beginning */
+    double f32_ops_per_second;
+    struct roofs latest; /* measured after the last run */
+    struct roofs beside; /* of that run: the means of those before and after it */
     double load_seconds;
     uint32_t n_done;   /* seeds the prompts, so that no two runs have the same tokens */
     uint32_t n_period; /* after so many tokens they repeat themselves */
@@ -61,17 +71,6 @@ static double now(void) {
 _Noreturn static void die(const char *what, const Error *error) {
     (void)fprintf(stderr, "bench: %s%s%s\n", what, error ? ": " : "", error ? error->text : "");
     exit(1);
-}
-
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t n) {
-    qsort(values, n, sizeof(*values), compare_doubles);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
 /* ---- what the roofs allow ---- */
@@ -110,7 +109,22 @@ static double step_seconds_at_roof(const struct bench *b, double n_rows, double 
         step_bytes(b->info, n_rows) + n_rows * context * (double)b->info->n_kv_bytes_per_token;
     double ops = n_rows * row_ops(b->info, true);
 
-    return MAX(bytes / b->roofs.read_bytes_per_second, ops / b->roofs.int8_ops_per_second);
+    return MAX(bytes / b->beside.read_bytes_per_second, ops / b->beside.int8_ops_per_second);
+}
+
+static struct roofs measure_roofs(const struct bench *b) {
+    return (struct roofs){roof_read(b->n_threads), roof_int8(b->n_threads, b->arguments->isa)};
+}
+
+/* After each run. */
+static void measure_beside(struct bench *b) {
+    struct roofs before = b->latest;
+
+    b->latest = measure_roofs(b);
+    b->beside.read_bytes_per_second =
+        (before.read_bytes_per_second + b->latest.read_bytes_per_second) / 2;
+    b->beside.int8_ops_per_second =
+        (before.int8_ops_per_second + b->latest.int8_ops_per_second) / 2;
 }
 
 /* ---- runs ---- */
@@ -298,59 +312,84 @@ static uint64_t resident_bytes(const char *which) {
 
 /* ---- output ---- */
 
+/* What --repeat runs gave. */
+struct results {
+    double rates[REPEAT_MAX]; /* tokens a second */
+    double shares[REPEAT_MAX];
+    size_t n;
+};
+
+static void add_result(struct results *r, double rate, double roof) {
+    r->rates[r->n] = rate;
+    r->shares[r->n++] = rate / roof;
+}
+
 static void add_row(const struct bench *b, json_t *rows, const char *key, uint32_t value,
-                    double rate, double roof) {
+                    struct results *r) {
+    double rate = median(r->rates, r->n), share = median(r->shares, r->n);
+
     json_array_append_new(rows, json_pack("{s:I, s:f, s:f}", key, (json_int_t)value,
-                                          "tokens_per_second", rate, "share_of_roof", rate / roof));
+                                          "tokens_per_second", rate, "share_of_roof", share));
     if (!b->arguments->json)
         (void)printf("  %-10s %6u   %9.2f tokens/s   %5.1f %% of the roof\n", key, value, rate,
-                     100 * rate / roof);
+                     100 * share);
     (void)fflush(stdout);
 }
 
 static json_t *bench_prefill(struct bench *b) {
     json_t *rows = json_array();
-    double values[REPEAT_MAX];
 
-    if (b->arguments->prefill.n > 0)
+    if (b->arguments->prefill.n > 0) {
         (void)run_prefill(b, b->arguments->prefill.values[0]); /* pages and clocks are warm */
+        measure_beside(b);
+    }
     for (size_t i = 0; i < b->arguments->prefill.n; i++) {
         uint32_t n = b->arguments->prefill.values[i];
+        struct results results = {.n = 0};
 
-        for (unsigned r = 0; r < b->arguments->n_repeat; r++)
-            values[r] = run_prefill(b, n);
-        add_row(b, rows, "tokens", n, median(values, b->arguments->n_repeat),
-                b->roofs.int8_ops_per_second / row_ops(b->info, false));
+        while (results.n < b->arguments->n_repeat) {
+            double rate = run_prefill(b, n);
+
+            measure_beside(b);
+            add_result(&results, rate, b->beside.int8_ops_per_second / row_ops(b->info, false));
+        }
+        add_row(b, rows, "tokens", n, &results);
     }
     return rows;
 }
 
+/* n sequences that decode together after so much context. */
+static void bench_steps(struct bench *b, json_t *rows, const char *key, uint32_t value, uint32_t n,
+                        uint32_t context, uint32_t n_tokens) {
+    struct results results = {.n = 0};
+
+    while (results.n < b->arguments->n_repeat) {
+        double rate = run_decode(b, n, context, n_tokens);
+
+        measure_beside(b);
+        add_result(&results, rate, n / step_seconds_at_roof(b, n, context));
+    }
+    add_row(b, rows, key, value, &results);
+}
+
 static json_t *bench_decode(struct bench *b) {
     json_t *rows = json_array();
-    double values[REPEAT_MAX];
 
     for (size_t i = 0; b->arguments->n_decode > 0 && i < b->arguments->context.n; i++) {
         uint32_t context = b->arguments->context.values[i];
 
-        for (unsigned r = 0; r < b->arguments->n_repeat; r++)
-            values[r] = run_decode(b, 1, context, b->arguments->n_decode);
-        add_row(b, rows, "context", context, median(values, b->arguments->n_repeat),
-                1 / step_seconds_at_roof(b, 1, context));
+        bench_steps(b, rows, "context", context, 1, context, b->arguments->n_decode);
     }
     return rows;
 }
 
 static json_t *bench_batch(struct bench *b) {
     json_t *rows = json_array();
-    double values[REPEAT_MAX];
 
     for (size_t i = 0; i < b->arguments->batch.n; i++) {
         uint32_t n = b->arguments->batch.values[i];
 
-        for (unsigned r = 0; r < b->arguments->n_repeat; r++)
-            values[r] = run_decode(b, n, 8, MAX(b->arguments->n_decode, 4u));
-        add_row(b, rows, "sequences", n, median(values, b->arguments->n_repeat),
-                n / step_seconds_at_roof(b, n, 8));
+        bench_steps(b, rows, "sequences", n, n, 8, MAX(b->arguments->n_decode, 4u));
     }
     return rows;
 }
@@ -362,8 +401,8 @@ static void print_head(const struct bench *b) {
                  i->n_layers, i->weight_types, (double)i->n_file_bytes / 1e9);
     (void)printf("%u threads, %s; roofs: %.1f GB/s read, %.3f TOPS int8, %.3f TFLOPS f32; loaded "
                  "in %.2f s\n",
-                 b->roofs.n_threads, i->isa, b->roofs.read_bytes_per_second / 1e9,
-                 b->roofs.int8_ops_per_second / 1e12, b->roofs.f32_ops_per_second / 1e12,
+                 b->n_threads, i->isa, b->roofs.read_bytes_per_second / 1e9,
+                 b->roofs.int8_ops_per_second / 1e12, b->f32_ops_per_second / 1e12,
                  b->load_seconds);
 }
 
@@ -380,13 +419,12 @@ static int run(struct bench *b) {
     all = json_pack(
         "{s:s, s:s, s:s, s:{s:i, s:f, s:f, s:f}, s:f, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I}}",
         "model", b->arguments->model, "weight_types", b->info->weight_types, "instruction_set",
-        b->info->isa, "roofs", "threads", (int)b->roofs.n_threads, "read_bytes_per_second",
+        b->info->isa, "roofs", "threads", (int)b->n_threads, "read_bytes_per_second",
         b->roofs.read_bytes_per_second, "int8_ops_per_second", b->roofs.int8_ops_per_second,
-        "f32_ops_per_second", b->roofs.f32_ops_per_second, "load_seconds", b->load_seconds,
-        "prefill", prefill, "decode", decode, "batch", batch, "drafts", drafts, "memory",
-        "file_bytes", (json_int_t)b->info->n_file_bytes, "resident_bytes",
-        (json_int_t)resident_bytes("VmRSS:"), "resident_anonymous_bytes",
-        (json_int_t)resident_bytes("RssAnon:"));
+        "f32_ops_per_second", b->f32_ops_per_second, "load_seconds", b->load_seconds, "prefill",
+        prefill, "decode", decode, "batch", batch, "drafts", drafts, "memory", "file_bytes",
+        (json_int_t)b->info->n_file_bytes, "resident_bytes", (json_int_t)resident_bytes("VmRSS:"),
+        "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon:"));
     if (b->arguments->json) {
         r = json_dumpf(all, stdout, JSON_COMPACT);
         (void)putchar('\n');
@@ -553,7 +591,9 @@ int main(int argc, char **argv) {
     if (a.n_threads > gk_pool_n_threads(b.pool))
         (void)fprintf(stderr, "bench: note: %u threads, no more CPUs may be used here\n",
                       gk_pool_n_threads(b.pool));
-    b.roofs = roofs_measure(gk_pool_n_threads(b.pool), a.isa);
+    b.n_threads = gk_pool_n_threads(b.pool);
+    b.roofs = b.latest = measure_roofs(&b);
+    b.f32_ops_per_second = roof_f32(b.n_threads, a.isa);
     options = (struct gk_options){
         .path = a.model,
         .pool = b.pool,

@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/engine.h"
+#include "tests/bench/median.h"
 
 #include <immintrin.h>
 #include <pthread.h>
@@ -17,7 +18,7 @@
 
 #define THREADS_MAX    256
 #define READ_BYTES     (1ull << 30) /* of all threads together */
-#define COMPUTE_ROUNDS 4000000ull
+#define COMPUTE_ROUNDS 16000000ull
 #define RUNS           5
 #define ACCUMULATORS   12
 
@@ -175,28 +176,40 @@ static double run_team(struct team *t, unsigned n) {
     return amount / (end - begin);
 }
 
-static double best(struct team *t, unsigned n) {
-    double most = 0;
+static double typical(struct team *t, unsigned n) {
+    double values[RUNS];
 
     for (int i = 0; i < RUNS; i++)
-        most = MAX(most, run_team(t, n));
-    return most;
+        values[i] = run_team(t, n);
+    return median(values, RUNS);
 }
 
-struct roofs roofs_measure(unsigned n_threads, const char *isa) {
-    unsigned n = MIN(n_threads, (unsigned)THREADS_MAX);
-    const struct tier *tier = tier_select(isa);
-    struct roofs r = {.n_threads = n};
-    uint8_t *bytes;
+static unsigned team_size(unsigned n_threads) {
+    return MIN(n_threads, (unsigned)THREADS_MAX);
+}
 
-    bytes = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+double roof_read(unsigned n_threads) {
+    unsigned n = team_size(n_threads);
+    struct team team = {.work = WORK_READ, .n_bytes = READ_BYTES / n / 64 * 64};
+    double rate;
+    void *bytes =
+        mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
     assert(bytes != MAP_FAILED);
     (void)madvise(bytes, READ_BYTES, MADV_HUGEPAGE);
     (void)memset(bytes, 1, READ_BYTES);
-    r.read_bytes_per_second = best(
-        &(struct team){.work = WORK_READ, .bytes = bytes, .n_bytes = READ_BYTES / n / 64 * 64}, n);
+    team.bytes = bytes;
+    rate = typical(&team, n);
     (void)munmap(bytes, READ_BYTES);
-    r.int8_ops_per_second = best(&(struct team){.work = WORK_INT8, .tier = tier}, n);
-    r.f32_ops_per_second = best(&(struct team){.work = WORK_F32, .tier = tier}, n);
-    return r;
+    return rate;
+}
+
+double roof_int8(unsigned n_threads, const char *isa) {
+    return typical(&(struct team){.work = WORK_INT8, .tier = tier_select(isa)},
+                   team_size(n_threads));
+}
+
+double roof_f32(unsigned n_threads, const char *isa) {
+    return typical(&(struct team){.work = WORK_F32, .tier = tier_select(isa)},
+                   team_size(n_threads));
 }

@@ -1,17 +1,15 @@
 /*
  * What this machine can do at most, measured: the denominators of every benchmark.
  *
- * Each figure is the best of a few short runs with n_threads threads working at once, because a
- * roof is a maximum and these machines are shared.
+ * Each figure is the median of a few short runs with n_threads threads working at once: the best of
+ * them is nothing that a median of the model's runs could reach where CPUs are shared, and longer
+ * ones would use up the time of a machine that is given so much of it a second.
  */
 #pragma once
 
-struct roofs {
-    unsigned n_threads;
-    double read_bytes_per_second; /* sequential reads of a buffer far larger than the caches */
-    double int8_ops_per_second;   /* multiply and add count as two */
-    double f32_ops_per_second;    /* fused multiply-adds in registers, likewise */
-};
-
-/* With the instructions of a kernel tier; NULL: the best. */
-struct roofs roofs_measure(unsigned n_threads, const char *isa);
+/* Bytes a second of sequential reads of a buffer far larger than the caches. */
+double roof_read(unsigned n_threads);
+/* Operations a second in registers, multiply and add counting as two, with the instructions of a
+ * kernel tier; NULL: the best. */
+double roof_int8(unsigned n_threads, const char *isa);
+double roof_f32(unsigned n_threads, const char *isa);

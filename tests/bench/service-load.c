@@ -1,4 +1,5 @@
 /* Promises about many streams: none is disturbed, and users have their shares. */
+#include "tests/bench/median.h"
 #include "tests/bench/service.h"
 
 #include <stdio.h>
@@ -125,17 +126,6 @@ void measure_share(void) {
 }
 
 /* ---- floods ---- */
-
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t n) {
-    qsort(values, n, sizeof(*values), compare);
-    return values[n / 2];
-}
 
 /* p99 between the tokens of `seen` while Alice does this on each of her connections. */
 static double watch_beside(const TestDaemon *d, const struct load *load, struct load_seen *seen) {
