@@ -17,6 +17,7 @@
 #include <time.h>
 
 #define THREADS_MAX    256
+#define LINE           64
 #define READ_BYTES     (1ull << 30) /* of all threads together */
 #define COMPUTE_ROUNDS 16000000ull
 #define RUNS           5
@@ -117,16 +118,14 @@ struct member {
     double amount, begin, end;
 };
 
+/* One word of each cache line: to add up all of them takes longer than memory does. */
 static double read_all(const uint8_t *p, size_t n) {
-    const uint64_t *words = (const uint64_t *)(const void *)p;
-    uint64_t sum[8] = {0};
+    uint64_t sum[4] = {0};
 
-    for (size_t i = 0; i + 8 <= n / sizeof(*words); i += 8)
-        for (size_t j = 0; j < 8; j++)
-            sum[j] += words[i + j];
-    for (size_t j = 1; j < 8; j++)
-        sum[0] += sum[j];
-    __asm__ volatile("" : : "r"(sum[0]));
+    for (size_t at = 0; at + ARRAY_SIZE(sum) * LINE <= n;)
+        for (size_t j = 0; j < ARRAY_SIZE(sum); j++, at += LINE)
+            sum[j] += *(const uint64_t *)(const void *)(p + at);
+    __asm__ volatile("" : : "r"(sum[0] + sum[1] + sum[2] + sum[3]));
     return (double)n;
 }
 
@@ -190,7 +189,7 @@ static unsigned team_size(unsigned n_threads) {
 
 double roof_read(unsigned n_threads) {
     unsigned n = team_size(n_threads);
-    struct team team = {.work = WORK_READ, .n_bytes = READ_BYTES / n / 64 * 64};
+    struct team team = {.work = WORK_READ, .n_bytes = READ_BYTES / n / LINE * LINE};
     double rate;
     void *bytes =
         mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
