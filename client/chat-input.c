@@ -177,9 +177,14 @@ static enum chat_line edit_line(ChatInput *in, const char **ret) {
 }
 
 static enum chat_line read_line(ChatInput *in, const char **ret) {
+    ssize_t n;
+
     if (in->editor)
         return edit_line(in, ret);
-    if (getline(&in->line, &in->line_capacity, stdin) < 0)
+    ctl_interrupt_reads(true);
+    n = getline(&in->line, &in->line_capacity, stdin);
+    ctl_interrupt_reads(false);
+    if (n < 0)
         return ctl_interrupted() ? CHAT_INTERRUPTED : CHAT_END;
     *ret = in->line;
     return CHAT_LINE;

@@ -232,6 +232,8 @@ json_t *ctl_json_text(const char *bytes, size_t n);
 /* Ctrl-C: the first sets the flag and interrupts a blocking wait, a second ends the program. */
 void ctl_catch_interrupt(void);
 bool ctl_interrupted(void);
+/* After that: whether Ctrl-C ends a read from standard input, too. */
+void ctl_interrupt_reads(bool are_ended);
 /* For commands that go on after what was interrupted: forgets it. From then on it takes a few more
  * to end the program. */
 void ctl_clear_interrupt(void);

@@ -24,11 +24,20 @@ static void on_interrupt(int number) {
     interrupted++;
 }
 
-void ctl_catch_interrupt(void) {
-    struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART: waits must end */
+static void catch_signal(int number, int flags) {
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = flags};
 
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(number, &action, NULL);
+}
+
+/* poll(2) ends all the same; but a write that ended would be an error of the stream for ever. */
+void ctl_catch_interrupt(void) {
+    catch_signal(SIGINT, SA_RESTART);
+    catch_signal(SIGTERM, SA_RESTART);
+}
+
+void ctl_interrupt_reads(bool are_ended) {
+    catch_signal(SIGINT, are_ended ? 0 : SA_RESTART);
 }
 
 void ctl_clear_interrupt(void) {

@@ -31,12 +31,14 @@ class Terminal:
         self.seen += data
         return bool(data)
 
-    def await_text(self, text):
+    def await_text(self, text, without=None):
         end = time.monotonic() + SECONDS
         while text not in self.seen:
             if time.monotonic() > end or not self.read():
                 sys.exit("waited for %r, saw %r" % (text, self.seen[-2000:]))
-        self.seen = self.seen.split(text, 1)[1]
+        before, self.seen = self.seen.split(text, 1)
+        if without and without in before:
+            sys.exit("%r came before %r" % (without, text))
         if text == PROMPT:
             self.settle()
 
@@ -80,6 +82,15 @@ for _ in range(3):  # Ctrl-C stops the answer, each time anew
     t.await_text(PROMPT)
     t.line(b"/clear")
     t.await_text(PROMPT)
+t.line(b"And what does ls do?")
+t.await_text(b"(1)")
+t.keys(b"\x13")  # Ctrl-S: a write waits when Ctrl-C comes
+time.sleep(0.3)
+t.keys(b"\x03")
+t.await_text(b"\033[2m[", without=b"can't write")  # interrupted, or at its end
+t.await_text(PROMPT)
+t.line(b"/clear")
+t.await_text(PROMPT)
 t.keys(b"not said\x03")  # and gives a line up
 t.await_text(b"^C")
 t.await_text(PROMPT)
