@@ -378,6 +378,8 @@ static int change(Chat *chat, const struct option_row *row, const char *value) {
         unset(chat, row);
         return ctl_fill_sampling(&chat->options->sampling);
     }
+    if (row->kind == OPTION_FLAG && *value && strcmp(value, "yes") != 0)
+        return ctl_fail(EXIT_USAGE, "--%s takes yes or no, not '%s'", row->name, value);
     kept = keep(chat, value);
     if (!kept)
         return ctl_fail(EXIT_REFUSED, "out of memory");

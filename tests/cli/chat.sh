@@ -131,6 +131,7 @@ check "in JSON" in_json
 check "an unknown command" says 2 'no command /nothing' /nothing
 check "an unknown option" says 2 "no option 'heat'" '/set heat 1'
 check "a bad value" says 2 'takes a number' '/set temperature warm'
+check "a bad answer to yes or no" says 2 "takes yes or no, not 'maybe'" '/set ignore-eos maybe'
 check "a bad priority" says 2 'interactive, normal or batch' '/set priority high'
 check "nothing to undo" says 2 'nothing to undo' /undo
 check "nothing to answer again" says 2 'nothing to answer' /retry
