@@ -1,12 +1,13 @@
 /* Integer lanes of 256 bits, for the tiers that have AVX2. See ints-512.h. */
 #pragma once
 
+#include "engine/kern/fetch.h"
+
 #include <immintrin.h>
 #include <stdint.h>
 
-#define VI_LANES  8
-#define VI_BYTES  32
-#define VI_BLOCKS 1 /* of 32 weights in a vector */
+#define VI_LANES 8
+#define VI_BYTES 32
 
 typedef __m256i vi;
 typedef __m256 vf;
@@ -14,15 +15,8 @@ typedef __m256 vf;
 static inline __m128i load_128(const void *p) {
     return _mm_loadu_si128((const __m128i *)p);
 }
-static inline __m256i load_256(const void *p) {
-    return _mm256_loadu_si256((const __m256i *)p);
-}
 static inline vi vi_load(const void *p) {
-    return load_256(p);
-}
-static inline vi vi_load_blocks(const void *p, int n) {
-    (void)n;
-    return load_256(p);
+    return _mm256_loadu_si256((const __m256i *)p);
 }
 static inline vi vi_set1(int32_t a) {
     return _mm256_set1_epi32(a);
@@ -78,6 +72,10 @@ static inline vi vi_pairs_16(vi a, vi b) {
 static inline vi vi_low_words(vi even, vi odd) {
     return _mm256_blend_epi16(even, vi_sll(odd, 16), 0xAA);
 }
+/* The odd words of dwords in both halves. */
+static inline vi vi_high_words(vi a) {
+    return _mm256_blend_epi16(vi_srl(a, 16), a, 0xAA);
+}
 static inline vf vf_from(vi a) {
     return _mm256_cvtepi32_ps(a);
 }
@@ -106,9 +104,6 @@ static inline vf vf_fma(vf a, vf b, vf c) {
 static inline vf vf_fnma(vf a, vf b, vf c) {
     return _mm256_fnmadd_ps(a, b, c);
 }
-static inline vf vf_from_halves(const uint16_t *p) {
-    return _mm256_cvtph_ps(load_128(p));
-}
 /* The low halves of dwords, as float16. */
 static inline vf vf_from_half(vi a) {
     a = _mm256_and_si256(a, _mm256_set1_epi32(0xFFFF));
@@ -116,67 +111,7 @@ static inline vf vf_from_half(vi a) {
     return _mm256_cvtph_ps(_mm256_castsi256_si128(a));
 }
 
-/* ---- between vectors of 256 bits and these ---- */
-
-/* Two halves of 64 bytes as vectors, here two. */
-static inline vi vi_part(__m256i low, __m256i high, int part) {
-    return part ? high : low;
-}
-/* Adds `more` where `bits` have `bit` (in the low half) or the next higher one (in the high half).
- */
-static inline vi vi_add_bits(vi a, int part, __m256i bits, int bit, int more) {
-    __m256i one = _mm256_set1_epi8((char)(bit << part));
-    __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, one), one);
-
-    return _mm256_add_epi8(a, _mm256_and_si256(set, _mm256_set1_epi8((char)more)));
-}
-/* Adds `more` to those of 32 bytes whose bit is set. */
-static inline __m256i add_mask_256(__m256i a, uint32_t set, int more) {
-    const __m256i byte =
-        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    const __m256i one = _mm256_set1_epi64x((long long)0x8040201008040201);
-    __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi32((int)set), byte);
-
-    bits = _mm256_cmpeq_epi8(_mm256_and_si256(bits, one), one);
-    return _mm256_add_epi8(a, _mm256_and_si256(bits, _mm256_set1_epi8((char)more)));
-}
-static inline vi vi_from_256(__m256i a) {
-    return a;
-}
-static inline vi vi_from_blocks(const __m256i a[VI_BLOCKS]) {
-    return a[0];
-}
-/* For vector j of a super-block's sums of byte pairs, the int16 of their sub-blocks of 16: lane l
- * is of weights 32·j + 2·l, so of sub-block 2·j + l/8. */
-static inline vi vi_sub_scales(__m256i scale, int j) {
-    __m256i eight = j < 4 ? _mm256_permute2x128_si256(scale, scale, 0x00)
-                          : _mm256_permute2x128_si256(scale, scale, 0x11);
-    __m256i two = _mm256_set_m128i(_mm_set1_epi16(0x0302), _mm_set1_epi16(0x0100));
-
-    return _mm256_shuffle_epi8(eight, _mm256_add_epi8(two, _mm256_set1_epi8((char)(4 * (j % 4)))));
-}
-
-/* ---- across lanes ---- */
-
-/* VI_LANES vectors to the sums of each. */
-static inline vi vi_sum_lanes(const vi v[8]) {
-    vi a[4], b[2];
-
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        a[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
-                                _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++)
-        b[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(a[2 * i], a[2 * i + 1]),
-                                _mm256_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
-    return _mm256_add_epi32(_mm256_permute2x128_si256(b[0], b[1], 0x20),
-                            _mm256_permute2x128_si256(b[0], b[1], 0x31));
-}
-/* The same for each block apart. */
-static inline void vi_sum_blocks(const vi v[8], vi sum[VI_BLOCKS]) {
-    sum[0] = vi_sum_lanes(v);
-}
+/* ---- of many outputs ---- */
 
 /* Memory of VI_LANES rows. */
 struct vi_rows {
@@ -187,13 +122,19 @@ static inline const uint8_t *vi_row(struct vi_rows r, int i) {
     return r.first + (size_t)i * r.stride;
 }
 
-/* Bytes [at, at + 16) of eight places: lane j of to[i] is dword i of place j. */
-static inline void vi_load_runs(struct vi_rows from, size_t at, vi to[4]) {
+/* Bytes [at, at + 16) of eight rows: lane j of to[i] is dword i of row j. Meanwhile, n bytes from
+ * `ahead` on are fetched, at most as many as are read. */
+static ALWAYS_INLINE void vi_load_runs(struct vi_rows from, size_t at, vi to[4],
+                                       const uint8_t *ahead, size_t n) {
     vi x[4], y[4];
 
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
         x[i] = _mm256_set_m128i(load_128(vi_row(from, 4 + i) + at), load_128(vi_row(from, i) + at));
+    if (n > 0)
+        fetch_line(ahead);
+    if (n > 64)
+        fetch_line(ahead + 64);
     y[0] = _mm256_unpacklo_epi32(x[0], x[1]);
     y[1] = _mm256_unpackhi_epi32(x[0], x[1]);
     y[2] = _mm256_unpacklo_epi32(x[2], x[3]);

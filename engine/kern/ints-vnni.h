@@ -11,7 +11,7 @@
 /* Sub-blocks whose products are computed side by side: with scales in pairs. */
 #define PANEL_SIDE 2
 /* From so many rows on, unpacking a panel costs less than reading weights again (measured). */
-#define PANEL_ROWS_MIN 2
+#define PANEL_ROWS_MIN 5
 
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {

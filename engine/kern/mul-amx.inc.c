@@ -12,7 +12,7 @@
  * Q2_K and Q3_K need one byte only. Plain blocks have float scales, so each is a product of
  * 32 values of k.
  *
- * Sums are exact in int32 and folded as everywhere (fold_plain(), fold_super()). The last 16 rows
+ * Sums are exact in int32 and folded as everywhere (fold.inc.c). The last 16 rows
  * overlap those before them where there is no whole tile left: they are summed again, not folded.
  * So a tile is always whole, and nothing past a row is read.
  *
@@ -76,14 +76,14 @@ struct amx_work {
 _Static_assert(sizeof(struct amx_work) <= KERN_SCRATCH_BYTES, "fits in a thread's scratch");
 
 /* Of Q2_K 0 .. 45, of Q3_K -124 .. 128. Their scales are negated, so that all are bytes. */
-static ALWAYS_INLINE bool is_one_byte(struct wide_format f) {
+static ALWAYS_INLINE bool is_one_byte(struct lane_format f) {
     return f.largest <= 7;
 }
 
 /* ---- weights ---- */
 
 /* q − offset, as signed bytes. */
-static ALWAYS_INLINE void amx_weights_plain(struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void amx_weights_plain(struct weight_panel *p, struct lane_format f,
                                             int n_blocks) {
     const vi offset = vi_set1((int32_t)((uint32_t)f.offset * 0x01010101));
 
@@ -94,7 +94,7 @@ static ALWAYS_INLINE void amx_weights_plain(struct weight_panel *p, struct wide_
 
 /* scale·(q − offset): its low bytes in place, the high ones apart. Both bytes of a word are
  * multiplied as words. */
-static ALWAYS_INLINE void amx_weights_super(struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void amx_weights_super(struct weight_panel *p, struct lane_format f,
                                             vi high[PANEL_STEPS][PANEL_VECS]) {
     const vi low_byte = vi_set1(0x00FF00FF), high_byte = vi_set1((int32_t)0xFF00FF00);
     const int n_steps = PANEL_STEPS / f.n_sub;
@@ -124,17 +124,17 @@ static ALWAYS_INLINE void amx_weights_super(struct weight_panel *p, struct wide_
 /* Where the panel's part of 16 rows begins: in place where they are evenly apart. */
 static inline const uint8_t *amx_acts(struct amx_work *t, const struct panel_rows *r, size_t n_k,
                                       ptrdiff_t *ret_stride) {
-    ptrdiff_t stride = r->act[1] - r->act[0];
+    ptrdiff_t stride = r->x.act[1] - r->x.act[0];
     bool even = true;
 
     for (int i = 2; i < AMX_ROWS; i++)
-        even &= r->act[i] - r->act[i - 1] == stride;
+        even &= r->x.act[i] - r->x.act[i - 1] == stride;
     if (even) {
         *ret_stride = stride;
-        return r->act[0] + r->a;
+        return r->x.act[0] + r->x.a;
     }
     for (int i = 0; i < AMX_ROWS; i++)
-        (void)memcpy(t->acts[i], r->act[i] + r->a, n_k);
+        (void)memcpy(t->acts[i], r->x.act[i] + r->x.a, n_k);
     *ret_stride = sizeof(t->acts[0]);
     return t->acts[0];
 }
@@ -147,7 +147,7 @@ static inline void settle_memory(void) {
 #define W_STRIDE    ((long)sizeof(((struct weight_panel *)NULL)->w[0]))
 #define SUMS_STRIDE ((long)sizeof(((struct amx_work *)NULL)->sums[0][0][0]))
 
-static ALWAYS_INLINE void amx_sum_super(struct amx_work *t, struct wide_format f, const uint8_t *a,
+static ALWAYS_INLINE void amx_sum_super(struct amx_work *t, struct lane_format f, const uint8_t *a,
                                         ptrdiff_t stride) {
     const struct weight_panel *p = &t->rest.panel;
 
@@ -180,7 +180,7 @@ static ALWAYS_INLINE void amx_sum_super(struct amx_work *t, struct wide_format f
     }
 }
 
-static ALWAYS_INLINE void amx_fold_super(const struct amx_work *t, struct wide_format f,
+static ALWAYS_INLINE void amx_fold_super(const struct amx_work *t, struct lane_format f,
                                          const struct panel_rows *r, int first) {
     const struct weight_panel *p = &t->rest.panel;
     vf wd[PANEL_VECS], wm[PANEL_VECS];
@@ -199,7 +199,7 @@ static ALWAYS_INLINE void amx_fold_super(const struct amx_work *t, struct wide_f
         }
         if (f.has_min)
             dot_mins(p, f, r, i, 1, mins);
-        fold_super(f, r, i, sum, mins[0], wd, wm);
+        panel_fold_super(f, r, i, sum, mins[0], wd, wm);
     }
 }
 
@@ -229,7 +229,7 @@ static ALWAYS_INLINE void amx_sum_plain(struct amx_work *t, const uint8_t *a, pt
     }
 }
 
-static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct wide_format f,
+static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct lane_format f,
                                          const struct panel_rows *r, int first, int n_blocks) {
     for (int i = first; i < AMX_ROWS; i++) {
         vf y[PANEL_VECS];
@@ -241,7 +241,7 @@ static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct wide_f
 
             for (int v = 0; v < PANEL_VECS; v++)
                 dot[v] = vi_load(t->sums[b][v][i]);
-            fold_plain(&t->rest.panel, f, r, i, b, dot, y);
+            panel_fold_plain(&t->rest.panel, f, r, i, b, dot, y);
         }
         for (int v = 0; v < PANEL_VECS; v++)
             vf_store(r->y[i] + v * VI_LANES, y[v]);
@@ -251,14 +251,14 @@ static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct wide_f
 /* ---- the product ---- */
 
 /* See panel_share(). n_rows: at least AMX_ROWS. */
-static ALWAYS_INLINE void amx_share(struct panel_work *work, struct wide_format f,
+static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format f,
                                     struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     struct amx_work *t = (struct amx_work *)work;
-    const uint8_t *const *act = r->act;
+    const uint8_t *const *act = r->x.act;
     float(*y)[PANEL_OUT] = r->y;
     ptrdiff_t stride;
 
-    if (f.super)
+    if (f.n_sub)
         amx_weights_super(&work->panel, f, t->high);
     else
         amx_weights_plain(&work->panel, f, n_blocks);
@@ -267,12 +267,12 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct wide_format 
         int first = (int)(done - at);
         const uint8_t *a;
 
-        r->act = act + at;
+        r->x.act = act + at;
         r->y = y + at;
         for (size_t i = 0; i < 3 * group_rounds(f); i++) /* as three groups of rows would */
             fetch_some(&r->fetch);
-        a = amx_acts(t, r, f.super ? PANEL_K : (size_t)n_blocks * QUANT_BLOCK, &stride);
-        if (f.super) {
+        a = amx_acts(t, r, f.n_sub ? PANEL_K : (size_t)n_blocks * QUANT_BLOCK, &stride);
+        if (f.n_sub) {
             amx_sum_super(t, f, a, stride);
             amx_fold_super(t, f, r, first);
         } else {
@@ -289,8 +289,8 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct wide_format 
             mul_##name(m);                                                                         \
             return;                                                                                \
         }                                                                                          \
-        _tile_loadconfig(wide_format_##name.super ? &tiles_super : &tiles_plain);                  \
-        panel_mul(m, wide_format_##name, unpack_panel_##name, amx_share);                          \
+        _tile_loadconfig(lane_format_##name.n_sub ? &tiles_super : &tiles_plain);                  \
+        panel_mul(m, lane_format_##name, lanes_##name, amx_share);                                 \
         _tile_release();                                                                           \
     }
 

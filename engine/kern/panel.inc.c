@@ -11,29 +11,8 @@
  * value into the float of the output, in ascending order of k. Offsets of the unsigned
  * weights go into the accumulators' first value: Σ (u − offset)·a = Σ u·a − offset·Σ a.
  *
- * Included by a tier after wide.inc.c.
+ * Included by mul-int.inc.c after unpack.inc.c.
  */
-#include "engine/kern/kern.h"
-#include "engine/kern/unpack.h"
-
-#include <stddef.h>
-
-#define PANEL_OUT   (PANEL_VECS * VI_LANES)
-#define PANEL_K     256
-#define PANEL_STEPS (PANEL_K / 4)
-/* Of one output, in the largest format. */
-#define PANEL_BYTES_MAX (PANEL_K / QUANT_BLOCK * sizeof(struct q8_0_block))
-
-struct weight_panel {
-    vi w[PANEL_STEPS][PANEL_VECS];
-    vi scale[8]
-            [PANEL_VECS];  /* super-blocks: pairs of int16 of two sub-blocks, the first n_sub / 2 */
-    vi min[8][PANEL_VECS]; /* likewise their mins */
-    _Alignas(64) float d[8][PANEL_OUT]; /* of each plain block; [0] of a super-block */
-    _Alignas(
-        64) float m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
-    uint8_t last[VI_LANES][PANEL_BYTES_MAX]; /* see panel_blocks() */
-};
 
 /* Weights of a later panel are fetched, the blocks of a few outputs each round: all at once they
  * would wait for each other, and the products for them. */
@@ -45,23 +24,21 @@ struct weight_fetch {
 
 /* Rows that are computed together. */
 struct panel_rows {
-    const uint8_t *const *act; // (PANEL_ROWS) their activations
-    size_t a;                  /* bytes from there to this panel's values, or super-block */
-    size_t d, sums;            /* and to its scales and sums, if it is none */
-    float (*y)[PANEL_OUT];     // (PANEL_ROWS)
+    struct act_rows x;
+    float (*y)[PANEL_OUT]; // (PANEL_ROWS)
     struct weight_fetch fetch;
 };
 
 /* Rounds in which a format's panel is unpacked for a vector of outputs, and multiplied with a group
  * of rows: each takes about as long as the others. */
-static ALWAYS_INLINE size_t unpack_rounds(struct wide_format f) {
-    return f.super ? 1 : PANEL_K / QUANT_BLOCK;
+static ALWAYS_INLINE size_t unpack_rounds(struct lane_format f) {
+    return f.n_sub ? 1 : PANEL_K / QUANT_BLOCK;
 }
-static ALWAYS_INLINE size_t group_rounds(struct wide_format f) {
-    return (f.super ? (size_t)f.n_sub : PANEL_K / QUANT_BLOCK) / PANEL_SIDE;
+static ALWAYS_INLINE size_t group_rounds(struct lane_format f) {
+    return (f.n_sub ? (size_t)f.n_sub : PANEL_K / QUANT_BLOCK) / PANEL_SIDE;
 }
 
-static ALWAYS_INLINE size_t panel_rounds(struct wide_format f, uint32_t n_rows) {
+static ALWAYS_INLINE size_t panel_rounds(struct lane_format f, uint32_t n_rows) {
     size_t n_groups = (n_rows + PANEL_ROWS_BEST - 1) / PANEL_ROWS_BEST;
 
     return PANEL_VECS * unpack_rounds(f) + n_groups * group_rounds(f);
@@ -69,30 +46,11 @@ static ALWAYS_INLINE size_t panel_rounds(struct wide_format f, uint32_t n_rows) 
 
 static ALWAYS_INLINE void fetch_some(struct weight_fetch *f) {
     for (uint32_t i = 0; i < f->n_round && f->n_left > 0; i++, f->n_left--) {
-        prefetch_run(f->blocks, f->n_bytes);
-        prefetch_run(f->blocks + f->n_bytes - 1, 1);
+        for (size_t at = 0; at < f->n_bytes; at += 64)
+            fetch_line(f->blocks + at);
+        fetch_line(f->blocks + f->n_bytes - 1);
         f->blocks += f->stride;
     }
-}
-
-static inline const int8_t *row_values(const struct panel_rows *r, int i) {
-    return (const int8_t *)(r->act[i] + r->a);
-}
-static inline const struct kern_super *row_super(const struct panel_rows *r, int i) {
-    return (const struct kern_super *)(const void *)(r->act[i] + r->a);
-}
-static inline const float *row_scales(const struct panel_rows *r, int i) {
-    return (const float *)(const void *)(r->act[i] + r->d);
-}
-static inline const int16_t *row_sums(const struct panel_rows *r, int i) {
-    return (const int16_t *)(const void *)(r->act[i] + r->sums);
-}
-
-static inline vi broadcast_bytes(const void *p) {
-    int32_t four;
-
-    (void)memcpy(&four, p, sizeof(four));
-    return vi_set1(four);
 }
 
 /*
@@ -100,7 +58,7 @@ static inline vi broadcast_bytes(const void *p) {
  * into dot, which is begun here. Side by side, since a product waits for the one before it in its
  * sum. Runs are of 2, 4 or 8 steps, as sub-blocks are of 4 or 8, or longer than those.
  */
-static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_format f, int first,
+static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_format f, int first,
                                     int n_side, int n_steps, const struct panel_rows *r, int n_rows,
                                     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS]) {
     int n_run = vi_run_steps(f.largest) < n_steps ? vi_run_steps(f.largest) : n_steps;
@@ -111,9 +69,10 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_fo
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                dot[s][i][v] = f.offset ? vi_set1(-f.offset * (f.super ? row_super(r, i)->sums
-                                                                       : row_sums(r, i))[first + s])
-                                        : vi_set1(0);
+                dot[s][i][v] = f.offset
+                                   ? vi_set1(-f.offset * (f.n_sub ? row_super(&r->x, i)->sums
+                                                                  : row_sums(&r->x, i))[first + s])
+                                   : vi_set1(0);
 #pragma GCC unroll 4
     for (int begin = 0; begin < n_steps; begin += n_run) {
         vi run[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
@@ -137,7 +96,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_fo
                     w[v] = p->w[step][v];
 #pragma GCC unroll 6
                 for (int i = 0; i < n_rows; i++) {
-                    vi a = broadcast_bytes(row_values(r, i) + 4 * step);
+                    vi a = broadcast_bytes(row_values(&r->x, i) + 4 * step);
 
 #pragma GCC unroll 4
                     for (int v = 0; v < PANEL_VECS; v++)
@@ -154,24 +113,17 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct wide_fo
     }
 }
 
-/* Block b of row i: its integers into the sums that leave with y. */
-static ALWAYS_INLINE void fold_plain(const struct weight_panel *p, struct wide_format f,
-                                     const struct panel_rows *r, int i, int b,
-                                     const vi dot[PANEL_VECS], vf y[PANEL_VECS]) {
-    vf d = vf_set1(row_scales(r, i)[b]);
-
+/* Block b of row i, of every output. */
+static ALWAYS_INLINE void panel_fold_plain(const struct weight_panel *p, struct lane_format f,
+                                           const struct panel_rows *r, int i, int b,
+                                           const vi dot[PANEL_VECS], vf y[PANEL_VECS]) {
 #pragma GCC unroll 4
-    for (int v = 0; v < PANEL_VECS; v++) {
-        vf value = vf_mul(vf_load(p->d[b] + v * VI_LANES), vf_from(dot[v]));
-
-        if (f.has_min)
-            value =
-                vf_fma(vf_load(p->m[b] + v * VI_LANES), vf_set1((float)row_sums(r, i)[b]), value);
-        y[v] = vf_fma(d, value, y[v]);
-    }
+    for (int v = 0; v < PANEL_VECS; v++)
+        y[v] = fold_plain(f, &r->x, i, b, vf_load(p->d[b] + v * VI_LANES), dot[v],
+                          vf_load(p->m[b] + v * VI_LANES), y[v]);
 }
 
-static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_format f,
                                      struct panel_rows *r, int n_rows, int n_blocks) {
     vf y[PANEL_ROWS][PANEL_VECS];
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
@@ -186,7 +138,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
         dot_steps(p, f, b, 1, 8, r, n_rows, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
-            fold_plain(p, f, r, i, b, dot[0][i], y[i]);
+            panel_fold_plain(p, f, r, i, b, dot[0][i], y[i]);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
@@ -196,25 +148,20 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct wide_f
 }
 
 /* The super-block of row i likewise, with the scale and the scale of the mins of each output. */
-static ALWAYS_INLINE void fold_super(struct wide_format f, const struct panel_rows *r, int i,
-                                     const vi sum[PANEL_VECS], const vi mins[PANEL_VECS],
-                                     const vf wd[PANEL_VECS], const vf wm[PANEL_VECS]) {
-    vf d = vf_set1(row_super(r, i)->d);
-
+static ALWAYS_INLINE void panel_fold_super(struct lane_format f, const struct panel_rows *r, int i,
+                                           const vi sum[PANEL_VECS], const vi mins[PANEL_VECS],
+                                           const vf wd[PANEL_VECS], const vf wm[PANEL_VECS]) {
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++) {
         float *at = r->y[i] + v * VI_LANES;
-        vf value = vf_mul(wd[v], vf_from(sum[v]));
 
-        if (f.has_min)
-            value = vf_fnma(wm[v], vf_from(mins[v]), value);
-        vf_store(at, vf_fma(d, value, vf_load(at)));
+        vf_store(at, fold_super(f, &r->x, i, wd[v], sum[v], wm[v], mins[v], vf_load(at)));
     }
 }
 
 /* Σ min·sum of a super-block for rows [first, first + n_rows): side by side, as one alone would
  * wait for itself. */
-static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct lane_format f,
                                    const struct panel_rows *r, int first, int n_rows,
                                    vi mins[PANEL_ROWS][PANEL_VECS]) {
 #pragma GCC unroll 6
@@ -225,9 +172,7 @@ static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct wide_for
     for (int j = 0; j < f.n_sub / 2; j++)
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
-            const int16_t *sums =
-                row_super(r, first + i)->sums + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
-            vi pair = broadcast_bytes(sums + 2 * j);
+            vi pair = broadcast_bytes(row_sub_sums(&r->x, f, first + i) + 2 * j);
 
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
@@ -247,7 +192,7 @@ static ALWAYS_INLINE vi panel_scale(const struct weight_panel *p, int s, int v) 
  * scales and added up by one instruction; as a rule they fit. What they can't exceed is known of
  * the activations.
  */
-static ALWAYS_INLINE bool dots_fit(struct wide_format f, const struct panel_rows *r, int n_rows) {
+static ALWAYS_INLINE bool dots_fit(struct lane_format f, const struct panel_rows *r, int n_rows) {
     int weight = f.largest - f.offset > f.offset ? f.largest - f.offset : f.offset;
     int limit = INT16_MAX / weight, margin = 0;
 
@@ -255,11 +200,12 @@ static ALWAYS_INLINE bool dots_fit(struct wide_format f, const struct panel_rows
         return true;
     for (int i = 0; i < n_rows; i++) /* negative if one of them is */
         margin |=
-            limit - row_super(r, i)->sums[f.n_sub == 8 ? KERN_SUPER_REACH_32 : KERN_SUPER_REACH_16];
+            limit -
+            row_super(&r->x, i)->sums[f.n_sub == 8 ? KERN_SUPER_REACH_32 : KERN_SUPER_REACH_16];
     return margin >= 0;
 }
 
-static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_format f,
                                     struct panel_rows *r, int n_rows,
                                     vi sum[PANEL_ROWS][PANEL_VECS]) {
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
@@ -277,7 +223,7 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct wide_fo
 }
 
 /* The same where dots_fit(). */
-static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct lane_format f,
                                           struct panel_rows *r, int n_rows,
                                           vi sum[PANEL_ROWS][PANEL_VECS]) {
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
@@ -294,7 +240,7 @@ static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct w
     }
 }
 
-static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_format f,
                                      struct panel_rows *r, int n_rows) {
     vi sum[PANEL_ROWS][PANEL_VECS], mins[PANEL_ROWS][PANEL_VECS];
     vf wd[PANEL_VECS], wm[PANEL_VECS];
@@ -316,42 +262,7 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct wide_f
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
-        fold_super(f, r, i, sum[i], mins[i], wd, wm);
-}
-
-/* ---- unpacking ---- */
-
-#include "engine/kern/panel-unpack.inc.c"
-
-/* Where the blocks of VI_LANES outputs are; where fewer are left, a copy that repeats the last one:
- * what becomes of those is not stored at the end. */
-static ALWAYS_INLINE struct vi_rows panel_blocks(struct weight_panel *p, const struct kern_mul *m,
-                                                 uint32_t first_out, size_t at, size_t n_bytes) {
-    if (first_out + VI_LANES <= m->n_out)
-        return (struct vi_rows){m->w + first_out * m->row_bytes + at, m->row_bytes};
-    for (uint32_t lane = 0; lane < VI_LANES; lane++) {
-        uint32_t out = first_out + lane < m->n_out ? first_out + lane : m->n_out - 1;
-
-        (void)memcpy(p->last[lane], m->w + out * m->row_bytes + at, n_bytes);
-    }
-    return (struct vi_rows){p->last[0], sizeof(p->last[0])};
-}
-
-static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern_mul *m,
-                                       struct wide_format f, unpack_panel_fn *unpack,
-                                       struct panel_rows *r, uint32_t first_out,
-                                       uint32_t first_block, int n_blocks) {
-    for (int v = 0; v < PANEL_VECS; v++) {
-        struct vi_rows blocks =
-            panel_blocks(p, m, first_out + (uint32_t)v * VI_LANES, first_block * f.block_bytes,
-                         (size_t)n_blocks * f.block_bytes);
-
-        for (int b = 0; b < n_blocks; b++) {
-            fetch_some(&r->fetch);
-            unpack(p, blocks, v, b);
-            blocks.first += f.block_bytes;
-        }
-    }
+        panel_fold_super(f, r, i, sum[i], mins[i], wd, wm);
 }
 
 /* Sums of so many outputs for so many rows at a time; the scratch holds them and the panel. */
@@ -359,26 +270,40 @@ static ALWAYS_INLINE void unpack_panel(struct weight_panel *p, const struct kern
 #define PANEL_Y_OUT  256
 struct panel_work {
     struct weight_panel panel;
+    lane_copies copies;
     const uint8_t *act[PANEL_Y_ROWS];
     _Alignas(64) float y[PANEL_Y_OUT / PANEL_OUT][PANEL_Y_ROWS][PANEL_OUT];
 };
 _Static_assert(sizeof(struct panel_work) <= KERN_SCRATCH_BYTES,
                "the panel fits in a thread's scratch");
 
-/* How many of the rows left are next, at most n_max: as even as can be, so that no small group is
- * left over. */
-static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
-    uint32_t n_groups = (n_left + n_max - 1) / n_max;
+static ALWAYS_INLINE void unpack_panel(struct panel_work *work, const struct kern_mul *m,
+                                       struct lane_format f, unpack_fn *unpack,
+                                       struct panel_rows *r, uint32_t first_out,
+                                       uint32_t first_block, int n_blocks) {
+    for (int v = 0; v < PANEL_VECS; v++) {
+        struct unpacking u = {
+            .blocks =
+                lane_blocks(m, first_out + (uint32_t)v * VI_LANES, first_block * f.block_bytes,
+                            (size_t)n_blocks * f.block_bytes, work->copies),
+            .panel = &work->panel,
+            .v = v,
+        };
 
-    return (n_left + n_groups - 1) / n_groups;
+        for (u.b = 0; u.b < n_blocks; u.b++) {
+            fetch_some(&r->fetch);
+            unpack(&u);
+            u.blocks.first += f.block_bytes;
+        }
+    }
 }
 
 /* All rows of a group, their number made a constant. */
-static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format f,
+static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format f,
                                struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     switch (n_rows) {
 #define TILE(n)                                                                                    \
-    if (f.super)                                                                                   \
+    if (f.n_sub)                                                                                   \
         tile_super(p, f, r, n);                                                                    \
     else                                                                                           \
         tile_plain(p, f, r, n, n_blocks);                                                          \
@@ -402,15 +327,15 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct wide_format 
 }
 
 /* A panel's share of the sums of all rows; r is where it is in rows. */
-typedef void panel_share_fn(struct panel_work *work, struct wide_format f, struct panel_rows *r,
+typedef void panel_share_fn(struct panel_work *work, struct lane_format f, struct panel_rows *r,
                             uint32_t n_rows, int n_blocks);
 
-static ALWAYS_INLINE void panel_share(struct panel_work *work, struct wide_format f,
+static ALWAYS_INLINE void panel_share(struct panel_work *work, struct lane_format f,
                                       struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     for (uint32_t at = 0, n; at < n_rows; at += n) {
         n = n_rows - at == PANEL_ROWS ? PANEL_ROWS : next_group(n_rows - at, PANEL_ROWS_BEST);
         tile(&work->panel, f, r, n, n_blocks);
-        r->act += n;
+        r->x.act += n;
         r->y += n;
     }
 }
@@ -467,27 +392,22 @@ static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, s
 }
 
 /* Some outputs of some rows. */
-static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct wide_format f,
-                                         unpack_panel_fn *unpack, panel_share_fn *share,
+static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_format f,
+                                         unpack_fn *unpack, panel_share_fn *share,
                                          uint32_t first_row, uint32_t n_rows) {
-    uint32_t block = f.super ? QUANT_SUPER : QUANT_BLOCK;
+    uint32_t block = block_values(f);
     struct panel_work *work = m->scratch;
-    size_t d_at = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
-    size_t sums_at = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
     struct panel_order order = {.n_out = m->n_out, .k = m->x->k};
     struct panel_place at = {0};
 
     order.block_k = (n_rows < PANEL_ACT_ROWS ? PANEL_ACT_ROWS / n_rows : 1) * PANEL_K;
     for (uint32_t i = 0; i < n_rows; i++)
-        work->act[i] = m->x->data + kern_mul_row(m, first_row + i) * m->x->stride;
+        work->act[i] = act_row(m, first_row + i);
     do {
         uint32_t n_k = m->x->k - at.k < PANEL_K ? m->x->k - at.k : PANEL_K;
         int n_blocks = (int)(n_k / block);
         struct panel_rows r = {
-            .act = work->act,
-            .a = f.super ? at.k / block * sizeof(struct kern_super) : at.k,
-            .d = d_at + at.k / block * sizeof(float),
-            .sums = sums_at + at.k / block * sizeof(int16_t),
+            .x = act_rows_at(m, f, work->act, at.k / block),
             .y = work->y[at.out / PANEL_OUT],
             .fetch = begin_fetch(m, f.block_bytes * (PANEL_K / block), &order, at,
                                  panel_rounds(f, n_rows)),
@@ -495,7 +415,7 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct wide_f
 
         if (at.k == 0)
             (void)memset(r.y, 0, n_rows * sizeof(*r.y));
-        unpack_panel(&work->panel, m, f, unpack, &r, at.out, at.k / block, n_blocks);
+        unpack_panel(work, m, f, unpack, &r, at.out, at.k / block, n_blocks);
         share(work, f, &r, n_rows, n_blocks);
     } while (panel_advance(&order, &at));
     for (uint32_t i = 0; i < n_rows; i++)
@@ -505,8 +425,8 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct wide_f
                          (m->n_out - out < PANEL_OUT ? m->n_out - out : PANEL_OUT) * sizeof(float));
 }
 
-static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct wide_format f,
-                                    unpack_panel_fn *unpack, panel_share_fn *share) {
+static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct lane_format f,
+                                    unpack_fn *unpack, panel_share_fn *share) {
     struct kern_mul part = *m;
 
     for (uint32_t out = 0; out < m->n_out; out += part.n_out) {

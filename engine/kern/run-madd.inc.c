@@ -32,3 +32,7 @@ static inline vi vi_run_step(vi run, vi u, vi s, int largest) {
 static inline vi vi_run_end(vi sum, vi run, int largest) {
     return largest > 127 ? run : vi_dot2(sum, run, vi_set1(0x00010001));
 }
+/* sum + a run's lanes, each times the scale in both halves of its dword: no weight above 127 */
+static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
+    return vi_dot2(sum, run, scale);
+}

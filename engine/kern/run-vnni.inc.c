@@ -19,3 +19,7 @@ static inline vi vi_run_end(vi sum, vi run, int largest) {
     (void)largest;
     return run;
 }
+/* sum + a run's lanes, each times the scale in both halves of its dword */
+static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
+    return vi_add(sum, vi_mul(run, vi_sra(scale, 16)));
+}

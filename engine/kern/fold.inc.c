@@ -1,0 +1,116 @@
+/*
+ * What the kernels with lanes share: what they are told of a format, rows of activations, and the
+ * fold of a block's integers into the outputs' floats, which is that of the definition (mul.inc.c).
+ *
+ * Included by mul-int.inc.c.
+ */
+#include "engine/kern/kern.h"
+#include "engine/kern/unpack.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* All of it is constant where the kernels are instantiated. */
+struct lane_format {
+    size_t block_bytes;
+    int offset, largest; /* of the unsigned weights */
+    int n_sub; /* sub-blocks with scales of their own in a super-block, 8 or 16; 0: plain blocks */
+    bool has_min;
+};
+
+#define LANE_FORMAT(name, n_sub, has_min)                                                          \
+    static const struct lane_format lane_format_##name = {                                         \
+        sizeof(struct name##_block), OFFSET_##name, LARGEST_##name, n_sub, has_min};
+LANE_FORMAT(q4_0, 0, false)
+LANE_FORMAT(q4_1, 0, true)
+LANE_FORMAT(q5_0, 0, false)
+LANE_FORMAT(q5_1, 0, true)
+LANE_FORMAT(q8_0, 0, false)
+LANE_FORMAT(q2_k, 16, true)
+LANE_FORMAT(q3_k, 16, false)
+LANE_FORMAT(q4_k, 8, true)
+LANE_FORMAT(q5_k, 8, true)
+LANE_FORMAT(q6_k, 16, false)
+
+static ALWAYS_INLINE uint32_t block_values(struct lane_format f) {
+    return f.n_sub ? QUANT_SUPER : QUANT_BLOCK;
+}
+
+/* ---- activations ---- */
+
+/* Some rows of them, at a block of k. */
+struct act_rows {
+    const uint8_t *const *act;
+    size_t a;       /* bytes from there to the block's values, or super-block */
+    size_t d, sums; /* and to its scale and sum, if it is none */
+};
+
+static inline const uint8_t *act_row(const struct kern_mul *m, uint32_t i) {
+    return m->x->data + kern_mul_row(m, i) * m->x->stride;
+}
+
+static ALWAYS_INLINE struct act_rows act_rows_at(const struct kern_mul *m, struct lane_format f,
+                                                 const uint8_t *const *act, uint32_t b) {
+    size_t d = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
+    size_t sums = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
+
+    return (struct act_rows){.act = act,
+                             .a = b * (f.n_sub ? sizeof(struct kern_super) : QUANT_BLOCK),
+                             .d = d + b * sizeof(float),
+                             .sums = sums + b * sizeof(int16_t)};
+}
+
+static inline const int8_t *row_values(const struct act_rows *r, int i) {
+    return (const int8_t *)(r->act[i] + r->a);
+}
+static inline const struct kern_super *row_super(const struct act_rows *r, int i) {
+    return (const struct kern_super *)(const void *)(r->act[i] + r->a);
+}
+static inline const float *row_scales(const struct act_rows *r, int i) {
+    return (const float *)(const void *)(r->act[i] + r->d);
+}
+static inline const int16_t *row_sums(const struct act_rows *r, int i) {
+    return (const int16_t *)(const void *)(r->act[i] + r->sums);
+}
+/* The sums of a super-block's sub-blocks. */
+static ALWAYS_INLINE const int16_t *row_sub_sums(const struct act_rows *r, struct lane_format f,
+                                                 int i) {
+    return row_super(r, i)->sums + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
+}
+
+static inline vi broadcast_bytes(const void *p) {
+    int32_t four;
+
+    (void)memcpy(&four, p, sizeof(four));
+    return vi_set1(four);
+}
+
+/* ---- the fold ---- */
+
+/* y + d·(wd·dot + wm·sum), plain block b of row i */
+static ALWAYS_INLINE vf fold_plain(struct lane_format f, const struct act_rows *r, int i, int b,
+                                   vf wd, vi dot, vf wm, vf y) {
+    vf value = vf_mul(wd, vf_from(dot));
+
+    if (f.has_min)
+        value = vf_fma(wm, vf_set1((float)row_sums(r, i)[b]), value);
+    return vf_fma(vf_set1(row_scales(r, i)[b]), value, y);
+}
+
+/* y + d·(wd·sum − wm·mins), the super-block of row i */
+static ALWAYS_INLINE vf fold_super(struct lane_format f, const struct act_rows *r, int i, vf wd,
+                                   vi sum, vf wm, vi mins, vf y) {
+    vf value = vf_mul(wd, vf_from(sum));
+
+    if (f.has_min)
+        value = vf_fnma(wm, vf_from(mins), value);
+    return vf_fma(vf_set1(row_super(r, i)->d), value, y);
+}
+
+/* How many of the rows left are next, at most n_max: as even as can be, so that no small group is
+ * left over. */
+static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
+    uint32_t n_groups = (n_left + n_max - 1) / n_max;
+
+    return (n_left + n_groups - 1) / n_groups;
+}

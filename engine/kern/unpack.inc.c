@@ -1,0 +1,355 @@
+/*
+ * Blocks of VI_LANES outputs as vectors: each lane belongs to one output, and a vector holds four
+ * values of k of each.
+ *
+ * Bytes are transposed as they are in the file, 16 of each output at a time, and taken apart
+ * afterwards, all outputs at once: what unpack.h says of a byte is said here of the bytes of a
+ * dword. So the code needs nothing of a tier but dword lanes, and a format's scales cost no more
+ * than its weights.
+ *
+ * Each function unpacks one block of each output: first scales and mins, then weights, where those
+ * of a sub-block come in ascending order of k. Included by mul-int.inc.c.
+ */
+#include <stddef.h>
+
+/* 256 values of k of PANEL_OUT outputs. */
+#define PANEL_OUT   (PANEL_VECS * VI_LANES)
+#define PANEL_K     256
+#define PANEL_STEPS (PANEL_K / 4)
+
+struct weight_panel {
+    vi w[PANEL_STEPS][PANEL_VECS];
+    vi scale[8]
+            [PANEL_VECS];  /* super-blocks: pairs of int16 of two sub-blocks, the first n_sub / 2 */
+    vi min[8][PANEL_VECS]; /* likewise their mins */
+    _Alignas(64) float d[8][PANEL_OUT]; /* of each plain block; [0] of a super-block */
+    _Alignas(
+        64) float m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
+};
+
+/* A block of each output on its way. */
+struct unpacking {
+    struct vi_rows blocks;
+    const uint8_t *ahead; /* n_ahead bytes that are fetched meanwhile, evenly as blocks are read */
+    size_t n_ahead;
+    struct weight_panel *panel; /* into vector v of a panel, a plain block as its block b */
+    int v, b;
+    struct products *products; /* or, where there are some, at once into these */
+};
+
+/* ---- where it goes ---- */
+
+static ALWAYS_INLINE void put_weights(struct unpacking *u, int step, vi w) {
+    if (u->products)
+        products_add(u->products, step, w);
+    else
+        u->panel->w[8 * u->b + step][u->v] = w;
+}
+
+/* Of sub-blocks 2·j and 2·j + 1, pairs of int16. */
+static ALWAYS_INLINE void put_scales(struct unpacking *u, int j, vi pair) {
+    if (u->products)
+        products_scales(u->products, j, pair);
+    else
+        u->panel->scale[j][u->v] = pair;
+}
+static ALWAYS_INLINE void put_mins(struct unpacking *u, int j, vi pair) {
+    if (u->products)
+        products_mins(u->products, j, pair);
+    else
+        u->panel->min[j][u->v] = pair;
+}
+
+/* Low halves of dwords, as float16. */
+static ALWAYS_INLINE void put_d(struct unpacking *u, vi halves) {
+    if (u->products)
+        u->products->d = vf_from_half(halves);
+    else
+        vf_store(u->panel->d[u->b] + u->v * VI_LANES, vf_from_half(halves));
+}
+static ALWAYS_INLINE void put_m(struct unpacking *u, vi halves) {
+    if (u->products)
+        u->products->m = vf_from_half(halves);
+    else
+        vf_store(u->panel->m[u->b] + u->v * VI_LANES, vf_from_half(halves));
+}
+
+/* ---- where it comes from ---- */
+
+/* n_bytes, at most those of a panel, from byte `at` on of VI_LANES outputs. Where fewer are left,
+ * a copy that repeats the last one: what becomes of those is not stored at the end. */
+typedef uint8_t lane_copies[VI_LANES][PANEL_K / QUANT_BLOCK * sizeof(struct q8_0_block)];
+
+static ALWAYS_INLINE struct vi_rows lane_blocks(const struct kern_mul *m, uint32_t first_out,
+                                                size_t at, size_t n_bytes, lane_copies copies) {
+    if (first_out + VI_LANES <= m->n_out)
+        return (struct vi_rows){m->w + first_out * m->row_bytes + at, m->row_bytes};
+    for (uint32_t lane = 0; lane < VI_LANES; lane++) {
+        uint32_t out = first_out + lane < m->n_out ? first_out + lane : m->n_out - 1;
+
+        (void)memcpy(copies[lane], m->w + out * m->row_bytes + at, n_bytes);
+    }
+    return (struct vi_rows){copies[0], sizeof(copies[0])};
+}
+
+/* Bytes [at, at + 16) of each output's block: lane j of to[i] is dword i of output j. */
+static ALWAYS_INLINE void load_runs(struct unpacking *u, size_t at, vi to[4]) {
+    size_t n = u->n_ahead < 16 * VI_LANES ? u->n_ahead : 16 * VI_LANES;
+
+    vi_load_runs(u->blocks, at, to, u->ahead, n);
+    u->ahead += n;
+    u->n_ahead -= n;
+}
+
+static inline vi low_nibbles(vi x) {
+    return vi_and(x, vi_set1(0x0F0F0F0F));
+}
+static inline vi high_nibbles(vi x) {
+    return low_nibbles(vi_srl(x, 4));
+}
+/* Bytes 2·i and 2·i + 1 of a dword as two int16. */
+static inline vi byte_pair(vi x, int i) {
+    x = vi_srl(x, 16 * i);
+    return vi_or(vi_and(x, vi_set1(0xFF)), vi_sll(vi_and(x, vi_set1(0xFF00)), 8));
+}
+
+typedef void unpack_fn(struct unpacking *u);
+
+/* ---- super-blocks ---- */
+
+/* d, dmin, and eight 6-bit scales and mins: see unpack_k4_scales() in unpack.h. */
+static ALWAYS_INLINE void lanes_k4_head(struct unpacking *u) {
+    const vi six = vi_set1(0x3F3F3F3F), two = vi_set1(0x30303030);
+    vi head[4], scales[2], mins[2];
+
+    load_runs(u, 0, head);
+    put_d(u, head[0]);
+    put_m(u, vi_srl(head[0], 16));
+    scales[0] = vi_and(head[1], six);
+    scales[1] = vi_or(low_nibbles(head[3]), vi_and(vi_srl(head[1], 2), two));
+    mins[0] = vi_and(head[2], six);
+    mins[1] = vi_or(high_nibbles(head[3]), vi_and(vi_srl(head[2], 2), two));
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        put_scales(u, j, byte_pair(scales[j / 2], j % 2));
+        put_mins(u, j, byte_pair(mins[j / 2], j % 2));
+    }
+}
+
+static ALWAYS_INLINE void lanes_q4_k(struct unpacking *u) {
+    lanes_k4_head(u);
+#pragma GCC unroll 8
+    for (int run = 0; run < 8; run++) {
+        int step = 16 * (run / 2) + 4 * (run % 2);
+        vi q[4];
+
+        load_runs(u, offsetof(struct q4_k_block, qs) + 16 * (size_t)run, q);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            put_weights(u, step + i, low_nibbles(q[i]));
+            put_weights(u, step + 8 + i, high_nibbles(q[i]));
+        }
+    }
+}
+
+static ALWAYS_INLINE void lanes_q5_k(struct unpacking *u) {
+    const vi one = vi_set1(0x01010101);
+    vi high[8];
+
+    lanes_k4_head(u);
+    load_runs(u, offsetof(struct q5_k_block, qh), high);
+    load_runs(u, offsetof(struct q5_k_block, qh) + 16, high + 4);
+#pragma GCC unroll 8
+    for (int run = 0; run < 8; run++) {
+        int j = run / 2, step = 16 * j + 4 * (run % 2);
+        vi q[4];
+
+        load_runs(u, offsetof(struct q5_k_block, qs) + 16 * (size_t)run, q);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            vi fifth = vi_srl(high[4 * (run % 2) + i], 2 * j);
+
+            put_weights(u, step + i, vi_or(low_nibbles(q[i]), vi_sll(vi_and(fifth, one), 4)));
+            put_weights(u, step + 8 + i,
+                        vi_or(high_nibbles(q[i]), vi_sll(vi_and(vi_srl(fifth, 1), one), 4)));
+        }
+    }
+}
+
+static ALWAYS_INLINE void lanes_q6_k(struct unpacking *u) {
+    const vi two = vi_set1(0x30303030);
+    vi scales[4], tail[4];
+
+    load_runs(u, offsetof(struct q6_k_block, scales), scales);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++)
+        put_scales(u, j, vi_sra_16(vi_sll_16(byte_pair(scales[j / 2], j % 2), 8), 8));
+    load_runs(u, sizeof(struct q6_k_block) - 16, tail);
+    put_d(u, vi_srl(tail[3], 16));
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        vi high[8];
+
+        load_runs(u, offsetof(struct q6_k_block, qh) + 32 * (size_t)half, high);
+        load_runs(u, offsetof(struct q6_k_block, qh) + 32 * (size_t)half + 16, high + 4);
+#pragma GCC unroll 4
+        for (int run = 0; run < 4; run++) {
+            int step = 32 * half + 4 * run;
+            vi q[4];
+
+            load_runs(u, 64 * (size_t)half + 16 * (size_t)run, q);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                vi h = high[4 * (run % 2) + i];
+                vi first = run < 2 ? vi_sll(h, 4) : vi_sll(h, 2);
+                vi second = run < 2 ? h : vi_srl(h, 2);
+
+                put_weights(u, step + i, vi_or(low_nibbles(q[i]), vi_and(first, two)));
+                put_weights(u, step + 16 + i, vi_or(high_nibbles(q[i]), vi_and(second, two)));
+            }
+        }
+    }
+}
+
+/* Two bits of each byte, a quarter of 128 weights at each shift; and a third bit of each weight,
+ * part by part of 32 weights one of each byte of `high`, where that is not NULL. */
+static ALWAYS_INLINE void lanes_crumbs(struct unpacking *u, size_t at, const vi high[8]) {
+#pragma GCC unroll 4
+    for (int run = 0; run < 4; run++) {
+        vi q[4];
+
+        load_runs(u, at + 16 * (size_t)run, q);
+#pragma GCC unroll 4
+        for (int quarter = 0; quarter < 4; quarter++)
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                int part = 4 * (run / 2) + quarter, step = 4 * (run % 2) + i;
+                vi w = vi_and(vi_srl(q[i], 2 * quarter), vi_set1(0x03030303));
+
+                if (high)
+                    w = vi_or(w, vi_sll(vi_and(vi_srl(high[step], part), vi_set1(0x01010101)), 2));
+                put_weights(u, 8 * part + step, w);
+            }
+    }
+}
+
+static ALWAYS_INLINE void lanes_q2_k(struct unpacking *u) {
+    vi scales[4], tail[4];
+
+    load_runs(u, sizeof(struct q2_k_block) - 16, tail);
+    put_d(u, tail[3]);
+    put_m(u, vi_srl(tail[3], 16));
+    load_runs(u, offsetof(struct q2_k_block, scales), scales);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        put_scales(u, j, byte_pair(low_nibbles(scales[j / 2]), j % 2));
+        put_mins(u, j, byte_pair(high_nibbles(scales[j / 2]), j % 2));
+    }
+    lanes_crumbs(u, offsetof(struct q2_k_block, qs), NULL);
+}
+
+static ALWAYS_INLINE void lanes_q3_k(struct unpacking *u) {
+    const vi two = vi_set1(0x30303030);
+    vi tail[4], high[8], low[2], top, scales[4];
+
+    /* The last 16 bytes are two of qs, twelve of scales, and d. */
+    load_runs(u, sizeof(struct q3_k_block) - 16, tail);
+    low[0] = vi_or(vi_srl(tail[0], 16), vi_sll(tail[1], 16));
+    low[1] = vi_or(vi_srl(tail[1], 16), vi_sll(tail[2], 16));
+    top = vi_or(vi_srl(tail[2], 16), vi_sll(tail[3], 16));
+    scales[0] = vi_or(low_nibbles(low[0]), vi_and(vi_sll(top, 4), two));
+    scales[1] = vi_or(low_nibbles(low[1]), vi_and(vi_sll(top, 2), two));
+    scales[2] = vi_or(high_nibbles(low[0]), vi_and(top, two));
+    scales[3] = vi_or(high_nibbles(low[1]), vi_and(vi_srl(top, 2), two));
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++)
+        put_scales(u, j, vi_add_16(byte_pair(scales[j / 2], j % 2), vi_set1((int32_t)0xFFE0FFE0)));
+    put_d(u, vi_srl(tail[3], 16));
+    load_runs(u, offsetof(struct q3_k_block, hmask), high);
+    load_runs(u, offsetof(struct q3_k_block, hmask) + 16, high + 4);
+    lanes_crumbs(u, offsetof(struct q3_k_block, qs), high);
+}
+
+/* ---- plain blocks ---- */
+
+static ALWAYS_INLINE void lanes_nibbles(struct unpacking *u, size_t at) {
+    vi q[4];
+
+    load_runs(u, at, q);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        put_weights(u, i, low_nibbles(q[i]));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        put_weights(u, 4 + i, high_nibbles(q[i]));
+}
+
+/* Bit k of `bits` is the fifth bit of weight k: four bits go to the four bytes of a step. */
+static ALWAYS_INLINE vi fifth_bits(vi bits, int step) {
+    vi four = vi_and(vi_srl(bits, 4 * step), vi_set1(15));
+
+    return vi_sll(vi_and(vi_mul(four, vi_set1(0x00204081)), vi_set1(0x01010101)), 4);
+}
+
+static ALWAYS_INLINE void lanes_fives(struct unpacking *u, size_t at, vi bits) {
+    vi q[4];
+
+    load_runs(u, at, q);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        put_weights(u, i, vi_or(low_nibbles(q[i]), fifth_bits(bits, i)));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        put_weights(u, 4 + i, vi_or(high_nibbles(q[i]), fifth_bits(bits, 4 + i)));
+}
+
+static ALWAYS_INLINE void lanes_q4_0(struct unpacking *u) {
+    vi head[4];
+
+    load_runs(u, 0, head);
+    put_d(u, head[0]);
+    lanes_nibbles(u, offsetof(struct q4_0_block, qs));
+}
+
+static ALWAYS_INLINE void lanes_q4_1(struct unpacking *u) {
+    vi head[4];
+
+    load_runs(u, 0, head);
+    put_d(u, head[0]);
+    put_m(u, vi_srl(head[0], 16));
+    lanes_nibbles(u, offsetof(struct q4_1_block, qs));
+}
+
+static ALWAYS_INLINE void lanes_q5_0(struct unpacking *u) {
+    vi head[4];
+
+    load_runs(u, 0, head);
+    put_d(u, head[0]);
+    lanes_fives(u, offsetof(struct q5_0_block, qs),
+                vi_or(vi_srl(head[0], 16), vi_sll(head[1], 16)));
+}
+
+static ALWAYS_INLINE void lanes_q5_1(struct unpacking *u) {
+    vi head[4];
+
+    load_runs(u, 0, head);
+    put_d(u, head[0]);
+    put_m(u, vi_srl(head[0], 16));
+    lanes_fives(u, offsetof(struct q5_1_block, qs), head[1]);
+}
+
+static ALWAYS_INLINE void lanes_q8_0(struct unpacking *u) {
+    vi head[4];
+
+    load_runs(u, 0, head);
+    put_d(u, head[0]);
+#pragma GCC unroll 2
+    for (int run = 0; run < 2; run++) {
+        vi q[4];
+
+        load_runs(u, offsetof(struct q8_0_block, qs) + 16 * (size_t)run, q);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            put_weights(u, 4 * run + i, vi_xor(q[i], vi_set1((int32_t)0x80808080)));
+    }
+}
