@@ -79,30 +79,32 @@ struct row_run {
 
 /* Everything a step writes. n_rows at most n_rows_max; slots are (row, rank) pairs. */
 typedef struct Scratch {
-    struct row *rows;                   // (n_rows)
-    struct row_run *runs;               // (n_runs) of the rows, in their order
-    float *hidden;                      // (n_rows, n_embd) the residual stream
-    float *normed;                      // (n_rows, n_embd)
-    float *branch;                      // (n_rows, n_embd) what attention or the experts add
-    float *q;                           // (n_rows, n_heads, head_size)
-    float *k, *v;                       // (n_rows, n_kv_heads, head_size)
-    float *attended;                    // (n_rows, n_heads, head_size)
-    float *rope_cos, *rope_sin;         // (n_rows, n_rot / 2)
-    struct kern_acts x[ACT_KINDS];      // (n_rows, n_embd) normed, quantised
-    struct kern_acts x_rest[ACT_KINDS]; // (n_rows, n_embd) what quantising x left, quantised again
-    struct kern_acts heads[ACT_KINDS];  // (n_rows, n_heads·head_size) attended, quantised
-    struct kern_acts inner[ACT_KINDS];  // (n_slots, n_ff) activation(gate)·up, quantised
-    float *router;                      // (n_rows, n_experts) probabilities
-    uint32_t *chosen;                   // (n_rows, n_experts_used) expert of each rank
-    float *gates;                       // (n_rows, n_experts_used) weight of each rank
-    uint32_t *slot_of;                  // (n_rows, n_experts_used) slot of each rank
-    uint32_t *slot_row;                 // (n_slots) the slot's row, sorted by expert
-    uint32_t *expert_begin;             // (n_experts + 1) each expert's slots
-    float *expert_out;                  // (n_slots, n_embd)
-    uint32_t *logit_rows;               // (n_rows) rows that want logits
-    float *logits;                      // (LOGIT_ROWS, n_vocab) one group of them
-    void **thread;                      // (n_threads) THREAD_SCRATCH_BYTES each
-    uint64_t n_bytes;                   /* all of it */
+    struct row *rows;                  // (n_rows)
+    struct row_run *runs;              // (n_runs) of the rows, in their order
+    float *hidden;                     // (n_rows, n_embd) the residual stream
+    float *normed;                     // (n_rows, n_embd)
+    float *branch;                     // (n_rows, n_embd) what attention or the experts add
+    float *q;                          // (n_rows, n_heads, head_size)
+    float *k, *v;                      // (n_rows, n_kv_heads, head_size)
+    float *attended;                   // (n_rows, n_heads, head_size)
+    float *rope_cos, *rope_sin;        // (n_rows, n_rot / 2)
+    struct kern_acts x[ACT_KINDS];     // (2, n_x, n_embd) normed, quantised; then what that left
+    bool x_has_rest[ACT_KINDS];        /* if so, quantised again */
+    uint32_t n_x;                      /* at least n_rows */
+    uint32_t *x_pairs;                 // (n_x, 2) a row of x, and the row of its rest
+    struct kern_acts heads[ACT_KINDS]; // (n_rows, n_heads·head_size) attended, quantised
+    struct kern_acts inner[ACT_KINDS]; // (n_slots, n_ff) activation(gate)·up, quantised
+    float *router;                     // (n_rows, n_experts) probabilities
+    uint32_t *chosen;                  // (n_rows, n_experts_used) expert of each rank
+    float *gates;                      // (n_rows, n_experts_used) weight of each rank
+    uint32_t *slot_of;                 // (n_rows, n_experts_used) slot of each rank
+    uint32_t *slot_row;                // (n_slots) the slot's row, sorted by expert
+    uint32_t *expert_begin;            // (n_experts + 1) each expert's slots
+    float *expert_out;                 // (n_slots, n_embd)
+    uint32_t *logit_rows;              // (n_rows) rows that want logits
+    float *logits;                     // (LOGIT_ROWS, n_vocab) one group of them
+    void **thread;                     // (n_threads) THREAD_SCRATCH_BYTES each
+    uint64_t n_bytes;                  /* all of it */
 } Scratch;
 
 #define LOGIT_ROWS 64  /* rows that go through the output head together */

@@ -161,35 +161,42 @@ static void mul_block(const struct member *m, const struct weight *w, size_t i_b
 }
 
 /*
- * Adds w · (what quantising x left): the input of queries, keys and values is taken with 15 bits
- * instead of 8. Attention scores go through an exponential, and on the golden models most of the
- * error of 8-bit activations came in here: without this, or for the queries and keys alone, some of
- * them are beyond the limits. It costs a twentieth of the products.
+ * The same with w · (what quantising x left) added: the input of queries, keys and values is taken
+ * with 15 bits instead of 8. Attention scores go through an exponential, and on the golden models
+ * most of the error of 8-bit activations came in here: without this, or for the queries and keys
+ * alone, some of them are beyond the limits. It costs a twentieth of the products.
  */
-static void add_rest(const struct member *m, const struct weight *w, size_t i_block, float *y,
-                     const uint8_t *next) {
+static void mul_block_fine(const struct member *m, const struct weight *w, size_t i_block,
+                           const float *bias, float *y, const uint8_t *next) {
     float *tile = (float *)(void *)((uint8_t *)m->scratch + THREAD_TILES_OFFSET);
     uint32_t begin = (uint32_t)i_block * TILE_OUT, n = MIN(w->n_out - begin, (uint32_t)TILE_OUT);
-    uint32_t n_fit = 2 * TILE_FF * TILE_ROWS / TILE_OUT;
-    struct kern_acts x = m->s->x_rest[kern_types[w->type].act];
+    uint32_t n_fit = TILE_FF * TILE_ROWS / TILE_OUT;
+    enum act_kind kind = kern_types[w->type].act;
 
-    if (kern_types[w->type].act == ACT_F32)
+    if (kind == ACT_F32) {
+        mul_block(m, w, i_block, m->s->x, bias, y, next);
         return;
+    }
     for (uint32_t first = 0; first < m->f->n_rows; first += n_fit) {
         uint32_t n_rows = MIN(m->f->n_rows - first, n_fit);
 
+        /* One product, so that weights are read and unpacked once for both. */
         engine_mul(m->e, w, begin,
                    &(struct kern_mul){.n_out = n,
-                                      .x = &x,
-                                      .n_rows = n_rows,
+                                      .x = &m->s->x[kind],
+                                      .rows = m->s->x_pairs + 2 * (size_t)first,
+                                      .n_rows = 2 * n_rows,
                                       .y = tile,
                                       .y_stride = TILE_OUT,
                                       .next = next,
                                       .scratch = m->scratch});
-        for (uint32_t i = 0; i < n_rows; i++)
-            m->e->kern->add_scaled(y + (size_t)(first + i) * w->n_out + begin,
-                                   tile + (size_t)i * TILE_OUT, 1.0f, n);
-        x.data += n_rows * x.stride;
+        for (uint32_t i = 0; i < n_rows; i++) {
+            float *to = y + (size_t)(first + i) * w->n_out + begin;
+
+            (void)memcpy(to, tile + 2 * (size_t)i * TILE_OUT, n * sizeof(*to));
+            add_bias(to, w->n_out, 1, bias ? bias + begin : NULL, n);
+            m->e->kern->add_scaled(to, tile + (2 * (size_t)i + 1) * TILE_OUT, 1.0f, n);
+        }
     }
 }
 
@@ -211,8 +218,7 @@ static void qkv_task(struct member *m, const void *layer, size_t i) {
     const float *bias = w == &l->q ? l->q_bias : w == &l->k ? l->k_bias : l->v_bias;
     float *y = w == &l->q ? m->s->q : w == &l->k ? m->s->k : m->s->v;
 
-    mul_block(m, w, i, m->s->x, bias, y, NULL);
-    add_rest(m, w, i, y, block_data(w_next, i_next));
+    mul_block_fine(m, w, i, bias, y, block_data(w_next, i_next));
 }
 
 static void attend_task(struct member *m, const void *layer, size_t i) {
@@ -249,18 +255,17 @@ static void normalize(const struct member *m, size_t i_row, const float *scale) 
     quantize_row(m, m->s->x, i_row, m->s->normed + i_row * n);
 }
 
-/* See add_rest(). The row of `branch` is free here and holds the rest. */
+/* See mul_block_fine(). The row of `branch` is free here and holds the rest. */
 static void quantize_rest(const struct member *m, size_t i_row) {
+    const Scratch *s = m->s;
     size_t n = m->shape->n_embd;
-    float *rest = m->s->branch + i_row * n;
+    float *rest = s->branch + i_row * n;
 
     for (int kind = 0; kind < ACT_KINDS; kind++) {
-        const struct kern_acts *to = &m->s->x_rest[kind];
-
-        if (!to->data)
+        if (!s->x_has_rest[kind])
             continue;
-        m->e->kern->residual(m->s->normed + i_row * n, &m->s->x[kind], i_row, rest);
-        quantize_one(m, to, i_row, rest);
+        m->e->kern->residual(s->normed + i_row * n, &s->x[kind], i_row, rest);
+        quantize_one(m, &s->x[kind], s->n_x + i_row, rest);
     }
 }
 
