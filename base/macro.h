@@ -12,6 +12,7 @@
 #define CLEANUP(fn)               __attribute__((cleanup(fn)))
 #define PRINTF_FORMAT(fmt, first) __attribute__((format(printf, fmt, first)))
 #define COLD                      __attribute__((cold))
+#define ALWAYS_INLINE             inline __attribute__((always_inline))
 
 #define MIN(a, b)                                                                                  \
     ({                                                                                             \

@@ -52,12 +52,13 @@ static void take_acts(struct taker *t, struct kern_acts acts[ACT_KINDS], const s
     a->data = take(t, n_rows, a->stride);
 }
 
-/* Of x, with room for the rests. */
+/* Of x, with room for rests: another layer may make queries of the kind. */
 static void take_x(struct taker *t, Scratch *s, const struct weight *w) {
     take_acts(t, s->x, w, (kern_types[w->type].act == ACT_F32 ? 1 : 2) * (size_t)s->n_x);
 }
 
-static void take_layer_acts(struct taker *t, Scratch *s, const struct layer *l, size_t n_slots) {
+static void take_layer_acts(struct taker *t, Scratch *s, const struct layer *l, size_t n_rows,
+                            size_t n_slots) {
     const struct weight *fine[] = {&l->q, &l->k, &l->v};
 
     for (size_t i = 0; i < ARRAY_SIZE(fine); i++) {
@@ -66,18 +67,10 @@ static void take_layer_acts(struct taker *t, Scratch *s, const struct layer *l, 
         take_x(t, s, fine[i]);
         s->x_has_rest[kind] = kind != ACT_F32;
     }
-    take_acts(t, s->heads, &l->o, s->n_x);
+    take_acts(t, s->heads, &l->o, n_rows);
     take_x(t, s, &l->experts[EXPERT_GATE][0]);
     take_x(t, s, &l->experts[EXPERT_UP][0]);
     take_acts(t, s->inner, &l->experts[EXPERT_DOWN][0], n_slots);
-}
-
-static void take_x_pairs(struct taker *t, Scratch *s) {
-    TAKE(t, s->x_pairs, 2 * (size_t)s->n_x);
-    for (uint32_t i = 0; s->x_pairs && i < s->n_x; i++) {
-        s->x_pairs[2 * i] = i;
-        s->x_pairs[2 * i + 1] = s->n_x + i;
-    }
 }
 
 static void take_rows(struct taker *t, Scratch *s, const Shape *shape, size_t n) {
@@ -135,10 +128,9 @@ static void take_all(struct taker *t, Scratch *s, const Shape *shape, const Weig
                      const GkPool *pool) {
     s->n_x = (uint32_t)MAX(n, (size_t)LOGIT_ROWS);
     take_rows(t, s, shape, n);
-    take_x_pairs(t, s);
     take_experts(t, s, shape, n);
     for (uint32_t i = 0; i < shape->n_layers; i++)
-        take_layer_acts(t, s, &w->layers[i], n * n_used(shape));
+        take_layer_acts(t, s, &w->layers[i], n, n * n_used(shape));
     take_x(t, s, &w->output);
     take_threads(t, s, pool);
 }
@@ -165,10 +157,9 @@ int scratch_init(Scratch *s, const Shape *shape, const Weights *w, uint32_t n_ro
 
 void scratch_deinit(Scratch *s, unsigned n_threads) {
     void *const parts[] = {
-        s->rows,       s->runs,   s->hidden,   s->normed,   s->branch,       s->q,
-        s->k,          s->v,      s->attended, s->rope_cos, s->rope_sin,     s->router,
-        s->chosen,     s->gates,  s->slot_of,  s->slot_row, s->expert_begin, s->expert_out,
-        s->logit_rows, s->logits, s->x_pairs,
+        s->rows,    s->runs,     s->hidden,       s->normed,     s->branch,     s->q,      s->k,
+        s->v,       s->attended, s->rope_cos,     s->rope_sin,   s->router,     s->chosen, s->gates,
+        s->slot_of, s->slot_row, s->expert_begin, s->expert_out, s->logit_rows, s->logits,
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++)

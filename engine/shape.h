@@ -88,10 +88,10 @@ typedef struct Scratch {
     float *k, *v;                      // (n_rows, n_kv_heads, head_size)
     float *attended;                   // (n_rows, n_heads, head_size)
     float *rope_cos, *rope_sin;        // (n_rows, n_rot / 2)
-    struct kern_acts x[ACT_KINDS];     // (2, n_x, n_embd) normed, quantised; then what that left
-    bool x_has_rest[ACT_KINDS];        /* if so, quantised again */
-    uint32_t n_x;                      /* at least n_rows */
-    uint32_t *x_pairs;                 // (n_x, 2) a row of x, and the row of its rest
+    struct kern_acts x[ACT_KINDS];     // (n_x, n_embd) normed, quantised; then as many rows of what
+                                       // that left, where queries, keys or values are made from it
+    bool x_has_rest[ACT_KINDS];        /* they are */
+    uint32_t n_x;                      /* n_rows_max, or LOGIT_ROWS if that is more */
     struct kern_acts heads[ACT_KINDS]; // (n_rows, n_heads·head_size) attended, quantised
     struct kern_acts inner[ACT_KINDS]; // (n_slots, n_ff) activation(gate)·up, quantised
     float *router;                     // (n_rows, n_experts) probabilities
@@ -112,8 +112,8 @@ typedef struct Scratch {
 #define TILE_ROWS  256 /* rows that it computes at a time */
 #define TILE_OUT   128 /* output features of one task of a plain product */
 
-/* A member's own memory: the kernels' scratch, then gate and up tiles, then one quantised row of a
- * tile. */
+/* A member's own memory: the kernels' scratch, then gate and up tiles, of which queries, keys and
+ * values make other use, then one quantised row of a tile. */
 #define THREAD_TILES_OFFSET  ((size_t)KERN_SCRATCH_BYTES)
 #define THREAD_ROW_OFFSET    (THREAD_TILES_OFFSET + 2 * sizeof(float) * TILE_FF * TILE_ROWS)
 #define THREAD_SCRATCH_BYTES (THREAD_ROW_OFFSET + 4096)

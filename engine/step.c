@@ -160,31 +160,37 @@ static void mul_block(const struct member *m, const struct weight *w, size_t i_b
     add_bias(y + begin, w->n_out, m->f->n_rows, bias ? bias + begin : NULL, n);
 }
 
+/* Rows whose sums, and those of their rests, fit in a thread's tiles. */
+#define FINE_ROWS (2 * TILE_FF * TILE_ROWS / (2 * TILE_OUT))
+
 /*
  * The same with w · (what quantising x left) added: the input of queries, keys and values is taken
  * with 15 bits instead of 8. Attention scores go through an exponential, and on the golden models
  * most of the error of 8-bit activations came in here: without this, or for the queries and keys
- * alone, some of them are beyond the limits. It costs a twentieth of the products.
+ * alone, some of them are beyond the limits.
  */
 static void mul_block_fine(const struct member *m, const struct weight *w, size_t i_block,
                            const float *bias, float *y, const uint8_t *next) {
     float *tile = (float *)(void *)((uint8_t *)m->scratch + THREAD_TILES_OFFSET);
     uint32_t begin = (uint32_t)i_block * TILE_OUT, n = MIN(w->n_out - begin, (uint32_t)TILE_OUT);
-    uint32_t n_fit = TILE_FF * TILE_ROWS / TILE_OUT;
     enum act_kind kind = kern_types[w->type].act;
+    uint32_t rows[2 * FINE_ROWS]; /* of x, then of their rests: one product reads weights once */
 
     if (kind == ACT_F32) {
         mul_block(m, w, i_block, m->s->x, bias, y, next);
         return;
     }
-    for (uint32_t first = 0; first < m->f->n_rows; first += n_fit) {
-        uint32_t n_rows = MIN(m->f->n_rows - first, n_fit);
+    for (uint32_t first = 0; first < m->f->n_rows; first += FINE_ROWS) {
+        uint32_t n_rows = MIN(m->f->n_rows - first, (uint32_t)FINE_ROWS);
 
-        /* One product, so that weights are read and unpacked once for both. */
+        for (uint32_t i = 0; i < n_rows; i++) {
+            rows[i] = first + i;
+            rows[n_rows + i] = m->s->n_x + first + i;
+        }
         engine_mul(m->e, w, begin,
                    &(struct kern_mul){.n_out = n,
                                       .x = &m->s->x[kind],
-                                      .rows = m->s->x_pairs + 2 * (size_t)first,
+                                      .rows = rows,
                                       .n_rows = 2 * n_rows,
                                       .y = tile,
                                       .y_stride = TILE_OUT,
@@ -193,9 +199,9 @@ static void mul_block_fine(const struct member *m, const struct weight *w, size_
         for (uint32_t i = 0; i < n_rows; i++) {
             float *to = y + (size_t)(first + i) * w->n_out + begin;
 
-            (void)memcpy(to, tile + 2 * (size_t)i * TILE_OUT, n * sizeof(*to));
+            (void)memcpy(to, tile + (size_t)i * TILE_OUT, n * sizeof(*to));
             add_bias(to, w->n_out, 1, bias ? bias + begin : NULL, n);
-            m->e->kern->add_scaled(to, tile + (2 * (size_t)i + 1) * TILE_OUT, 1.0f, n);
+            m->e->kern->add_scaled(to, tile + (size_t)(n_rows + i) * TILE_OUT, 1.0f, n);
         }
     }
 }

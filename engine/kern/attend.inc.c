@@ -3,6 +3,7 @@
  * a tile of rows of `a`, each value broadcast, times vectors of 16 columns of `b`, with all sums in
  * registers. An element's sum runs over t in ascending order whatever the tile's shape.
  */
+#include "base/macro.h"
 
 #define TILE_ROWS_MAX   6
 #define TILE_WIDTH_MAX  4
@@ -51,10 +52,9 @@ struct panel {
     struct ahead *ahead;
 };
 
-static inline __attribute__((always_inline)) void panel_tile(const struct panel *p,
-                                                             const float *const *a, float *const *c,
-                                                             const float *factor, size_t column,
-                                                             const int n_i, const int n_j) {
+static ALWAYS_INLINE void panel_tile(const struct panel *p, const float *const *a, float *const *c,
+                                     const float *factor, size_t column, const int n_i,
+                                     const int n_j) {
     const float *b = p->b + column;
     size_t ahead_step;
     const char *ahead =

@@ -38,26 +38,36 @@ static ALWAYS_INLINE uint32_t block_values(struct lane_format f) {
 
 /* ---- activations ---- */
 
-/* Some rows of them, at a block of k. */
+/* Some rows of them, at a block of k: bytes from a row's start */
 struct act_rows {
     const uint8_t *const *act;
-    size_t a;       /* bytes from there to the block's values, or super-block */
-    size_t d, sums; /* and to its scale and sum, if it is none */
+    size_t a;       /* to the block's values, or the super-block */
+    size_t d, sums; /* of plain blocks, to its scale and its sum */
 };
 
 static inline const uint8_t *act_row(const struct kern_mul *m, uint32_t i) {
     return m->x->data + kern_mul_row(m, i) * m->x->stride;
 }
 
-static ALWAYS_INLINE struct act_rows act_rows_at(const struct kern_mul *m, struct lane_format f,
-                                                 const uint8_t *const *act, uint32_t b) {
-    size_t d = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
-    size_t sums = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
+/* At the first block. */
+static ALWAYS_INLINE struct act_rows act_rows_begin(const struct kern_mul *m, struct lane_format f,
+                                                    const uint8_t *const *act) {
+    struct act_rows r = {.act = act};
 
-    return (struct act_rows){.act = act,
-                             .a = b * (f.n_sub ? sizeof(struct kern_super) : QUANT_BLOCK),
-                             .d = d + b * sizeof(float),
-                             .sums = sums + b * sizeof(int16_t)};
+    if (!f.n_sub) {
+        r.d = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);
+        r.sums = (size_t)((const uint8_t *)kern_act_sums(m->x, 0) - m->x->data);
+    }
+    return r;
+}
+
+/* n blocks further. */
+static ALWAYS_INLINE struct act_rows act_rows_at(struct act_rows r, struct lane_format f,
+                                                 uint32_t n) {
+    r.a += n * (f.n_sub ? sizeof(struct kern_super) : QUANT_BLOCK);
+    r.d += n * sizeof(float);
+    r.sums += n * sizeof(int16_t);
+    return r;
 }
 
 static inline const int8_t *row_values(const struct act_rows *r, int i) {
@@ -107,10 +117,8 @@ static ALWAYS_INLINE vf fold_super(struct lane_format f, const struct act_rows *
     return vf_fma(vf_set1(row_super(r, i)->d), value, y);
 }
 
-/* How many of the rows left are next, at most n_max: as even as can be, so that no small group is
- * left over. */
-static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
-    uint32_t n_groups = (n_left + n_max - 1) / n_max;
-
-    return (n_left + n_groups - 1) / n_groups;
+/* Steps of four k that are summed before their sum is taken up, of the n_steps of a block or
+ * sub-block, which are 4 or 8: 2, 4 or all of them. */
+static ALWAYS_INLINE int run_steps(struct lane_format f, int n_steps) {
+    return vi_run_steps(f.largest) < n_steps ? vi_run_steps(f.largest) : n_steps;
 }

@@ -1,23 +1,16 @@
 /* Integer lanes of 256 bits, for the tiers that have AVX2. See ints-512.h. */
 #pragma once
 
-#include "engine/kern/fetch.h"
+#include "engine/kern/rows.h"
 
 #include <immintrin.h>
 #include <stdint.h>
 
 #define VI_LANES 8
-#define VI_BYTES 32
 
 typedef __m256i vi;
 typedef __m256 vf;
 
-static inline __m128i load_128(const void *p) {
-    return _mm_loadu_si128((const __m128i *)p);
-}
-static inline vi vi_load(const void *p) {
-    return _mm256_loadu_si256((const __m256i *)p);
-}
 static inline vi vi_set1(int32_t a) {
     return _mm256_set1_epi32(a);
 }
@@ -113,19 +106,14 @@ static inline vf vf_from_half(vi a) {
 
 /* ---- of many outputs ---- */
 
-/* Memory of VI_LANES rows. */
-struct vi_rows {
-    const uint8_t *first;
-    size_t stride; /* from each to the next */
-};
 static inline const uint8_t *vi_row(struct vi_rows r, int i) {
     return r.first + (size_t)i * r.stride;
 }
 
 /* Bytes [at, at + 16) of eight rows: lane j of to[i] is dword i of row j. Meanwhile, n bytes from
  * `ahead` on are fetched, at most as many as are read. */
-static ALWAYS_INLINE void vi_load_runs(struct vi_rows from, size_t at, vi to[4],
-                                       const uint8_t *ahead, size_t n) {
+static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
+                                      const uint8_t *ahead, size_t n) {
     vi x[4], y[4];
 
 #pragma GCC unroll 4

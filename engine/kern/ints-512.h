@@ -1,23 +1,16 @@
 /* Integer lanes of 512 bits, for the tiers that have AVX-512 BW, DQ and VL. */
 #pragma once
 
-#include "engine/kern/fetch.h"
+#include "engine/kern/rows.h"
 
 #include <immintrin.h>
 #include <stdint.h>
 
 #define VI_LANES 16
-#define VI_BYTES 64
 
 typedef __m512i vi;
 typedef __m512 vf;
 
-static inline __m128i load_128(const void *p) {
-    return _mm_loadu_si128((const __m128i *)p);
-}
-static inline vi vi_load(const void *p) {
-    return _mm512_loadu_si512(p);
-}
 static inline vi vi_set1(int32_t a) {
     return _mm512_set1_epi32(a);
 }
@@ -116,16 +109,10 @@ static inline const uint8_t *vi_settled_address(const uint8_t *p) {
     return p;
 }
 
-/* Memory of VI_LANES rows. */
-struct vi_rows {
-    const uint8_t *first;
-    size_t stride; /* from each to the next */
-};
-
 /* Bytes [at, at + 16) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, n bytes from
  * `ahead` on are fetched, at most as many as are read. */
-static ALWAYS_INLINE void vi_load_runs(struct vi_rows from, size_t at, vi to[4],
-                                       const uint8_t *ahead, size_t n) {
+static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
+                                      const uint8_t *ahead, size_t n) {
     const uint8_t *four =
         from.first + at; /* row 0, 4, 8, 12: the others are addressed from there */
     vi x[4], y[4];

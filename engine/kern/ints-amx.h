@@ -8,6 +8,11 @@
  * three quarters of the time without tiles.) */
 #define AMX_ROWS_MIN 16
 
+#define VI_BYTES     64
+
+static inline vi vi_load(const void *p) {
+    return _mm512_loadu_si512(p);
+}
 static inline vi vi_sub_8(vi a, vi b) {
     return _mm512_sub_epi8(a, b);
 }

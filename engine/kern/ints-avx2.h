@@ -8,5 +8,5 @@
 #define PANEL_ROWS_BEST PANEL_ROWS
 #define PANEL_VECS      2
 #define PANEL_SIDE      1
-/* From so many rows on, unpacking a panel costs less than reading weights again (measured). */
+/* From so many rows on panels are faster (measured): there are no registers for more at once. */
 #define PANEL_ROWS_MIN 4

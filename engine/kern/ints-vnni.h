@@ -10,7 +10,7 @@
 #define PANEL_VECS      2
 /* Sub-blocks whose products are computed side by side: with scales in pairs. */
 #define PANEL_SIDE 2
-/* From so many rows on, unpacking a panel costs less than reading weights again (measured). */
+/* From so many rows on panels are faster (measured). */
 #define PANEL_ROWS_MIN 5
 
 /* acc + four products of unsigned and signed bytes a lane */

@@ -12,9 +12,9 @@
  * Q2_K and Q3_K need one byte only. Plain blocks have float scales, so each is a product of
  * 32 values of k.
  *
- * Sums are exact in int32 and folded as everywhere (fold.inc.c). The last 16 rows
- * overlap those before them where there is no whole tile left: they are summed again, not folded.
- * So a tile is always whole, and nothing past a row is read.
+ * Sums are exact in int32 and folded as everywhere (fold.inc.c). The last 16 rows overlap those
+ * before them where there is no whole tile left: they are summed again, not folded. So a tile is
+ * always whole, and nothing past a row is read.
  *
  * Included by a tier in the place of mul-int.inc.c, whose products serve few rows.
  */
@@ -290,7 +290,7 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format 
             return;                                                                                \
         }                                                                                          \
         _tile_loadconfig(lane_format_##name.n_sub ? &tiles_super : &tiles_plain);                  \
-        panel_mul(m, lane_format_##name, lanes_##name, amx_share);                                 \
+        panel_mul(m, lane_format_##name, unpack_lanes_##name, amx_share);                          \
         _tile_release();                                                                           \
     }
 

@@ -3,6 +3,7 @@
  * output and row, then the tree. Several outputs and rows are summed at once, so that what is
  * loaded is used more than once.
  */
+#include "base/macro.h"
 
 #define MUL_OUTS      LANES_MUL_OUTS
 #define MUL_ROWS      LANES_MUL_ROWS
@@ -33,9 +34,8 @@ static inline const float *mul_row(const struct kern_mul *m, size_t i) {
     return (const float *)(const void *)(m->x->data + row * m->x->stride);
 }
 
-static inline __attribute__((always_inline)) void mul_tile(const struct kern_mul *m, size_t row,
-                                                           size_t out, const enum kern_type type,
-                                                           const int n_i, const int n_o) {
+static ALWAYS_INLINE void mul_tile(const struct kern_mul *m, size_t row, size_t out,
+                                   const enum kern_type type, const int n_i, const int n_o) {
     size_t k = m->x->k, at = 0;
     v16 sum[MUL_ROWS][MUL_OUTS], w_at[MUL_OUTS], x_at;
     const uint8_t *w[MUL_OUTS];
@@ -83,18 +83,15 @@ static inline __attribute__((always_inline)) void mul_tile(const struct kern_mul
 }
 
 /* Rows [row, end) of a block for n_o outputs. */
-static inline __attribute__((always_inline)) void mul_rows(const struct kern_mul *m, size_t row,
-                                                           size_t end, size_t out,
-                                                           const enum kern_type type,
-                                                           const int n_o) {
+static ALWAYS_INLINE void mul_rows(const struct kern_mul *m, size_t row, size_t end, size_t out,
+                                   const enum kern_type type, const int n_o) {
     for (; row + MUL_ROWS <= end; row += MUL_ROWS)
         mul_tile(m, row, out, type, MUL_ROWS, n_o);
     for (; row < end; row++)
         mul_tile(m, row, out, type, 1, n_o);
 }
 
-static inline __attribute__((always_inline)) void mul_floats(const struct kern_mul *m,
-                                                             const enum kern_type type) {
+static ALWAYS_INLINE void mul_floats(const struct kern_mul *m, const enum kern_type type) {
     for (size_t row = 0, end; row < m->n_rows; row = end) {
         size_t out = 0;
 

@@ -12,9 +12,9 @@
 #define MUL(name)                                                                                  \
     static void mul_##name(const struct kern_mul *m) {                                             \
         if (m->n_rows < PANEL_ROWS_MIN)                                                            \
-            gemv(m, lane_format_##name, lanes_##name);                                             \
+            gemv(m, lane_format_##name, unpack_lanes_##name);                                      \
         else                                                                                       \
-            panel_mul(m, lane_format_##name, lanes_##name, panel_share);                           \
+            panel_mul(m, lane_format_##name, unpack_lanes_##name, panel_share);                    \
     }
 
 MUL(q4_0)

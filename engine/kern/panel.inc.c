@@ -61,7 +61,7 @@ static ALWAYS_INLINE void fetch_some(struct weight_fetch *f) {
 static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_format f, int first,
                                     int n_side, int n_steps, const struct panel_rows *r, int n_rows,
                                     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS]) {
-    int n_run = vi_run_steps(f.largest) < n_steps ? vi_run_steps(f.largest) : n_steps;
+    int n_run = run_steps(f, n_steps);
 
 #pragma GCC unroll 2
     for (int s = 0; s < n_side; s++)
@@ -298,6 +298,14 @@ static ALWAYS_INLINE void unpack_panel(struct panel_work *work, const struct ker
     }
 }
 
+/* How many of the rows left are next, at most n_max: as even as can be, so that no small group is
+ * left over. */
+static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
+    uint32_t n_groups = (n_left + n_max - 1) / n_max;
+
+    return (n_left + n_groups - 1) / n_groups;
+}
+
 /* All rows of a group, their number made a constant. */
 static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format f,
                                struct panel_rows *r, uint32_t n_rows, int n_blocks) {
@@ -399,6 +407,7 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
     struct panel_work *work = m->scratch;
     struct panel_order order = {.n_out = m->n_out, .k = m->x->k};
     struct panel_place at = {0};
+    struct act_rows x = act_rows_begin(m, f, work->act);
 
     order.block_k = (n_rows < PANEL_ACT_ROWS ? PANEL_ACT_ROWS / n_rows : 1) * PANEL_K;
     for (uint32_t i = 0; i < n_rows; i++)
@@ -407,7 +416,7 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
         uint32_t n_k = m->x->k - at.k < PANEL_K ? m->x->k - at.k : PANEL_K;
         int n_blocks = (int)(n_k / block);
         struct panel_rows r = {
-            .x = act_rows_at(m, f, work->act, at.k / block),
+            .x = act_rows_at(x, f, at.k / block),
             .y = work->y[at.out / PANEL_OUT],
             .fetch = begin_fetch(m, f.block_bytes * (PANEL_K / block), &order, at,
                                  panel_rounds(f, n_rows)),

@@ -8,7 +8,7 @@
  * than its weights.
  *
  * Each function unpacks one block of each output: first scales and mins, then weights, where those
- * of a sub-block come in ascending order of k. Included by mul-int.inc.c.
+ * of a sub-block, or of a plain block, come in ascending order of k. Included by mul-int.inc.c.
  */
 #include <stddef.h>
 
@@ -19,12 +19,12 @@
 
 struct weight_panel {
     vi w[PANEL_STEPS][PANEL_VECS];
-    vi scale[8]
-            [PANEL_VECS];  /* super-blocks: pairs of int16 of two sub-blocks, the first n_sub / 2 */
-    vi min[8][PANEL_VECS]; /* likewise their mins */
-    _Alignas(64) float d[8][PANEL_OUT]; /* of each plain block; [0] of a super-block */
-    _Alignas(
-        64) float m[8][PANEL_OUT]; /* likewise the mins of plain blocks, dmin of a super-block */
+    /* Of super-blocks: pairs of int16 of two sub-blocks, the first n_sub / 2; and their mins. */
+    vi scale[8][PANEL_VECS];
+    vi min[8][PANEL_VECS];
+    /* Of each plain block, and its min; [0] of a super-block, and its dmin. */
+    _Alignas(64) float d[8][PANEL_OUT];
+    _Alignas(64) float m[8][PANEL_OUT];
 };
 
 /* A block of each output on its way. */
@@ -93,10 +93,10 @@ static ALWAYS_INLINE struct vi_rows lane_blocks(const struct kern_mul *m, uint32
 }
 
 /* Bytes [at, at + 16) of each output's block: lane j of to[i] is dword i of output j. */
-static ALWAYS_INLINE void load_runs(struct unpacking *u, size_t at, vi to[4]) {
+static ALWAYS_INLINE void load_16s(struct unpacking *u, size_t at, vi to[4]) {
     size_t n = u->n_ahead < 16 * VI_LANES ? u->n_ahead : 16 * VI_LANES;
 
-    vi_load_runs(u->blocks, at, to, u->ahead, n);
+    vi_load_16s(u->blocks, at, to, u->ahead, n);
     u->ahead += n;
     u->n_ahead -= n;
 }
@@ -122,7 +122,7 @@ static ALWAYS_INLINE void lanes_k4_head(struct unpacking *u) {
     const vi six = vi_set1(0x3F3F3F3F), two = vi_set1(0x30303030);
     vi head[4], scales[2], mins[2];
 
-    load_runs(u, 0, head);
+    load_16s(u, 0, head);
     put_d(u, head[0]);
     put_m(u, vi_srl(head[0], 16));
     scales[0] = vi_and(head[1], six);
@@ -136,14 +136,14 @@ static ALWAYS_INLINE void lanes_k4_head(struct unpacking *u) {
     }
 }
 
-static ALWAYS_INLINE void lanes_q4_k(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q4_k(struct unpacking *u) {
     lanes_k4_head(u);
 #pragma GCC unroll 8
     for (int run = 0; run < 8; run++) {
         int step = 16 * (run / 2) + 4 * (run % 2);
         vi q[4];
 
-        load_runs(u, offsetof(struct q4_k_block, qs) + 16 * (size_t)run, q);
+        load_16s(u, offsetof(struct q4_k_block, qs) + 16 * (size_t)run, q);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
             put_weights(u, step + i, low_nibbles(q[i]));
@@ -152,19 +152,19 @@ static ALWAYS_INLINE void lanes_q4_k(struct unpacking *u) {
     }
 }
 
-static ALWAYS_INLINE void lanes_q5_k(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q5_k(struct unpacking *u) {
     const vi one = vi_set1(0x01010101);
     vi high[8];
 
     lanes_k4_head(u);
-    load_runs(u, offsetof(struct q5_k_block, qh), high);
-    load_runs(u, offsetof(struct q5_k_block, qh) + 16, high + 4);
+    load_16s(u, offsetof(struct q5_k_block, qh), high);
+    load_16s(u, offsetof(struct q5_k_block, qh) + 16, high + 4);
 #pragma GCC unroll 8
     for (int run = 0; run < 8; run++) {
         int j = run / 2, step = 16 * j + 4 * (run % 2);
         vi q[4];
 
-        load_runs(u, offsetof(struct q5_k_block, qs) + 16 * (size_t)run, q);
+        load_16s(u, offsetof(struct q5_k_block, qs) + 16 * (size_t)run, q);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
             vi fifth = vi_srl(high[4 * (run % 2) + i], 2 * j);
@@ -176,28 +176,28 @@ static ALWAYS_INLINE void lanes_q5_k(struct unpacking *u) {
     }
 }
 
-static ALWAYS_INLINE void lanes_q6_k(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q6_k(struct unpacking *u) {
     const vi two = vi_set1(0x30303030);
     vi scales[4], tail[4];
 
-    load_runs(u, offsetof(struct q6_k_block, scales), scales);
+    load_16s(u, offsetof(struct q6_k_block, scales), scales);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++)
         put_scales(u, j, vi_sra_16(vi_sll_16(byte_pair(scales[j / 2], j % 2), 8), 8));
-    load_runs(u, sizeof(struct q6_k_block) - 16, tail);
+    load_16s(u, sizeof(struct q6_k_block) - 16, tail);
     put_d(u, vi_srl(tail[3], 16));
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         vi high[8];
 
-        load_runs(u, offsetof(struct q6_k_block, qh) + 32 * (size_t)half, high);
-        load_runs(u, offsetof(struct q6_k_block, qh) + 32 * (size_t)half + 16, high + 4);
+        load_16s(u, offsetof(struct q6_k_block, qh) + 32 * (size_t)half, high);
+        load_16s(u, offsetof(struct q6_k_block, qh) + 32 * (size_t)half + 16, high + 4);
 #pragma GCC unroll 4
         for (int run = 0; run < 4; run++) {
             int step = 32 * half + 4 * run;
             vi q[4];
 
-            load_runs(u, 64 * (size_t)half + 16 * (size_t)run, q);
+            load_16s(u, 64 * (size_t)half + 16 * (size_t)run, q);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 vi h = high[4 * (run % 2) + i];
@@ -218,7 +218,7 @@ static ALWAYS_INLINE void lanes_crumbs(struct unpacking *u, size_t at, const vi 
     for (int run = 0; run < 4; run++) {
         vi q[4];
 
-        load_runs(u, at + 16 * (size_t)run, q);
+        load_16s(u, at + 16 * (size_t)run, q);
 #pragma GCC unroll 4
         for (int quarter = 0; quarter < 4; quarter++)
 #pragma GCC unroll 4
@@ -233,13 +233,13 @@ static ALWAYS_INLINE void lanes_crumbs(struct unpacking *u, size_t at, const vi 
     }
 }
 
-static ALWAYS_INLINE void lanes_q2_k(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q2_k(struct unpacking *u) {
     vi scales[4], tail[4];
 
-    load_runs(u, sizeof(struct q2_k_block) - 16, tail);
+    load_16s(u, sizeof(struct q2_k_block) - 16, tail);
     put_d(u, tail[3]);
     put_m(u, vi_srl(tail[3], 16));
-    load_runs(u, offsetof(struct q2_k_block, scales), scales);
+    load_16s(u, offsetof(struct q2_k_block, scales), scales);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++) {
         put_scales(u, j, byte_pair(low_nibbles(scales[j / 2]), j % 2));
@@ -248,12 +248,12 @@ static ALWAYS_INLINE void lanes_q2_k(struct unpacking *u) {
     lanes_crumbs(u, offsetof(struct q2_k_block, qs), NULL);
 }
 
-static ALWAYS_INLINE void lanes_q3_k(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q3_k(struct unpacking *u) {
     const vi two = vi_set1(0x30303030);
     vi tail[4], high[8], low[2], top, scales[4];
 
     /* The last 16 bytes are two of qs, twelve of scales, and d. */
-    load_runs(u, sizeof(struct q3_k_block) - 16, tail);
+    load_16s(u, sizeof(struct q3_k_block) - 16, tail);
     low[0] = vi_or(vi_srl(tail[0], 16), vi_sll(tail[1], 16));
     low[1] = vi_or(vi_srl(tail[1], 16), vi_sll(tail[2], 16));
     top = vi_or(vi_srl(tail[2], 16), vi_sll(tail[3], 16));
@@ -265,8 +265,8 @@ static ALWAYS_INLINE void lanes_q3_k(struct unpacking *u) {
     for (int j = 0; j < 8; j++)
         put_scales(u, j, vi_add_16(byte_pair(scales[j / 2], j % 2), vi_set1((int32_t)0xFFE0FFE0)));
     put_d(u, vi_srl(tail[3], 16));
-    load_runs(u, offsetof(struct q3_k_block, hmask), high);
-    load_runs(u, offsetof(struct q3_k_block, hmask) + 16, high + 4);
+    load_16s(u, offsetof(struct q3_k_block, hmask), high);
+    load_16s(u, offsetof(struct q3_k_block, hmask) + 16, high + 4);
     lanes_crumbs(u, offsetof(struct q3_k_block, qs), high);
 }
 
@@ -275,7 +275,7 @@ static ALWAYS_INLINE void lanes_q3_k(struct unpacking *u) {
 static ALWAYS_INLINE void lanes_nibbles(struct unpacking *u, size_t at) {
     vi q[4];
 
-    load_runs(u, at, q);
+    load_16s(u, at, q);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
         put_weights(u, i, low_nibbles(q[i]));
@@ -294,7 +294,7 @@ static ALWAYS_INLINE vi fifth_bits(vi bits, int step) {
 static ALWAYS_INLINE void lanes_fives(struct unpacking *u, size_t at, vi bits) {
     vi q[4];
 
-    load_runs(u, at, q);
+    load_16s(u, at, q);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
         put_weights(u, i, vi_or(low_nibbles(q[i]), fifth_bits(bits, i)));
@@ -303,51 +303,51 @@ static ALWAYS_INLINE void lanes_fives(struct unpacking *u, size_t at, vi bits) {
         put_weights(u, 4 + i, vi_or(high_nibbles(q[i]), fifth_bits(bits, 4 + i)));
 }
 
-static ALWAYS_INLINE void lanes_q4_0(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q4_0(struct unpacking *u) {
     vi head[4];
 
-    load_runs(u, 0, head);
+    load_16s(u, 0, head);
     put_d(u, head[0]);
     lanes_nibbles(u, offsetof(struct q4_0_block, qs));
 }
 
-static ALWAYS_INLINE void lanes_q4_1(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q4_1(struct unpacking *u) {
     vi head[4];
 
-    load_runs(u, 0, head);
+    load_16s(u, 0, head);
     put_d(u, head[0]);
     put_m(u, vi_srl(head[0], 16));
     lanes_nibbles(u, offsetof(struct q4_1_block, qs));
 }
 
-static ALWAYS_INLINE void lanes_q5_0(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q5_0(struct unpacking *u) {
     vi head[4];
 
-    load_runs(u, 0, head);
+    load_16s(u, 0, head);
     put_d(u, head[0]);
     lanes_fives(u, offsetof(struct q5_0_block, qs),
                 vi_or(vi_srl(head[0], 16), vi_sll(head[1], 16)));
 }
 
-static ALWAYS_INLINE void lanes_q5_1(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q5_1(struct unpacking *u) {
     vi head[4];
 
-    load_runs(u, 0, head);
+    load_16s(u, 0, head);
     put_d(u, head[0]);
     put_m(u, vi_srl(head[0], 16));
     lanes_fives(u, offsetof(struct q5_1_block, qs), head[1]);
 }
 
-static ALWAYS_INLINE void lanes_q8_0(struct unpacking *u) {
+static ALWAYS_INLINE void unpack_lanes_q8_0(struct unpacking *u) {
     vi head[4];
 
-    load_runs(u, 0, head);
+    load_16s(u, 0, head);
     put_d(u, head[0]);
 #pragma GCC unroll 2
     for (int run = 0; run < 2; run++) {
         vi q[4];
 
-        load_runs(u, offsetof(struct q8_0_block, qs) + 16 * (size_t)run, q);
+        load_16s(u, offsetof(struct q8_0_block, qs) + 16 * (size_t)run, q);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             put_weights(u, 4 * run + i, vi_xor(q[i], vi_set1((int32_t)0x80808080)));

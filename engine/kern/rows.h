@@ -1,9 +1,21 @@
-/* Memory that is fetched before it is wanted. */
+/* How the kernels with integer lanes read weights: many rows, while others are fetched. */
 #pragma once
 
+#include "base/macro.h"
+
+#include <immintrin.h>
+#include <stddef.h>
 #include <stdint.h>
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
+/* Memory of VI_LANES rows. */
+struct vi_rows {
+    const uint8_t *first;
+    size_t stride; /* from each to the next */
+};
+
+static inline __m128i load_128(const void *p) {
+    return _mm_loadu_si128((const __m128i *)p);
+}
 
 /*
  * One cache line, in the program's order: a compiler moves prefetches about, and a CPU goes on
