@@ -10,13 +10,12 @@
  * Included by mul-int.inc.c after unpack.inc.c.
  */
 
-/* VI_LANES outputs from `out` on; `next`: where the next outputs' weights begin, or NULL. */
+/* VI_LANES outputs from `out` on; `next`: what is fetched, as many bytes. */
 static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format f,
                                     unpack_fn *unpack, uint32_t out, int n_rows,
                                     const uint8_t *next) {
     uint32_t n_blocks = m->x->k / block_values(f);
-    size_t lane_bytes = f.block_bytes * VI_LANES;
-    const uint8_t *act[PRODUCT_ROWS];
+    const uint8_t *w = m->w + out * m->row_bytes, *act[PRODUCT_ROWS];
     struct act_rows x = act_rows_begin(m, f, act);
     vf y[PRODUCT_ROWS];
 
@@ -26,13 +25,11 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
         y[i] = vf_set1(0);
     }
     for (uint32_t b = 0; b < n_blocks; b++) {
-        lane_copies copies;
         struct products p = {.f = f, .n_rows = n_rows, .x = act_rows_at(x, f, b)};
         struct unpacking u = {
-            .blocks = lane_blocks(m, out, b * f.block_bytes, f.block_bytes, copies),
-            /* Where nothing is next, no branch is worth it: lines that are there are fetched. */
-            .ahead = next ? next + b * lane_bytes : m->w,
-            .n_ahead = lane_bytes,
+            .blocks = {w + b * f.block_bytes, m->row_bytes},
+            .ahead = next + b * f.block_bytes * VI_LANES,
+            .n_ahead = f.block_bytes * VI_LANES,
             .products = &p,
         };
 
@@ -42,16 +39,19 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
     }
 #pragma GCC unroll 4
     for (int i = 0; i < n_rows; i++)
-        vf_store_n(m->y + (uint32_t)i * m->y_stride + out, y[i],
-                   m->n_out - out < VI_LANES ? m->n_out - out : VI_LANES);
+        vf_store(m->y + (uint32_t)i * m->y_stride + out, y[i]);
 }
 
-/* n_rows: 1 .. PRODUCT_ROWS, made a constant. */
+/* n_rows: 1 .. PRODUCT_ROWS, made a constant; n_out: at least VI_LANES. The last outputs overlap
+ * those before them where there are not as many left: they are computed again. */
 static ALWAYS_INLINE void gemv(const struct kern_mul *m, struct lane_format f, unpack_fn *unpack) {
-    for (uint32_t out = 0; out < m->n_out; out += VI_LANES) {
+    for (uint32_t n_done = 0; n_done < m->n_out; n_done += VI_LANES) {
+        uint32_t out = m->n_out - n_done < VI_LANES ? m->n_out - VI_LANES : n_done;
         const uint8_t *next =
-            out + VI_LANES < m->n_out ? m->w + (out + VI_LANES) * m->row_bytes : m->next;
+            n_done + VI_LANES < m->n_out ? m->w + (n_done + VI_LANES) * m->row_bytes : m->next;
 
+        if (!next) /* some memory: a branch for every line would cost more */
+            next = m->w;
         switch (m->n_rows) {
         case 1:
             gemv_rows(m, f, unpack, out, 1, next);

@@ -78,12 +78,6 @@ static inline vf vf_load(const float *p) {
 static inline void vf_store(float *p, vf a) {
     _mm256_storeu_ps(p, a);
 }
-/* n: at most VI_LANES */
-static inline void vf_store_n(float *p, vf a, uint32_t n) {
-    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-
-    _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane), a);
-}
 static inline vf vf_set1(float a) {
     return _mm256_set1_ps(a);
 }

@@ -78,10 +78,6 @@ static inline vf vf_load(const float *p) {
 static inline void vf_store(float *p, vf a) {
     _mm512_storeu_ps(p, a);
 }
-/* n: at most VI_LANES */
-static inline void vf_store_n(float *p, vf a, uint32_t n) {
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a);
-}
 static inline vf vf_set1(float a) {
     return _mm512_set1_ps(a);
 }

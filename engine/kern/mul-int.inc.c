@@ -11,7 +11,7 @@
 
 #define MUL(name)                                                                                  \
     static void mul_##name(const struct kern_mul *m) {                                             \
-        if (m->n_rows < PANEL_ROWS_MIN)                                                            \
+        if (m->n_rows < PANEL_ROWS_MIN && m->n_out >= VI_LANES)                                    \
             gemv(m, lane_format_##name, unpack_lanes_##name);                                      \
         else                                                                                       \
             panel_mul(m, lane_format_##name, unpack_lanes_##name, panel_share);                    \

@@ -265,6 +265,22 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_f
         panel_fold_super(f, r, i, sum[i], mins[i], wd, wm);
 }
 
+/* n_bytes, at most those of a panel, from byte `at` on of VI_LANES outputs. Where fewer are left,
+ * a copy that repeats the last one: what becomes of those is not stored at the end. */
+typedef uint8_t lane_copies[VI_LANES][PANEL_K / QUANT_BLOCK * sizeof(struct q8_0_block)];
+
+static ALWAYS_INLINE struct vi_rows lane_blocks(const struct kern_mul *m, uint32_t first_out,
+                                                size_t at, size_t n_bytes, lane_copies copies) {
+    if (first_out + VI_LANES <= m->n_out)
+        return (struct vi_rows){m->w + first_out * m->row_bytes + at, m->row_bytes};
+    for (uint32_t lane = 0; lane < VI_LANES; lane++) {
+        uint32_t out = first_out + lane < m->n_out ? first_out + lane : m->n_out - 1;
+
+        (void)memcpy(copies[lane], m->w + out * m->row_bytes + at, n_bytes);
+    }
+    return (struct vi_rows){copies[0], sizeof(copies[0])};
+}
+
 /* Sums of so many outputs for so many rows at a time; the scratch holds them and the panel. */
 #define PANEL_Y_ROWS 256
 #define PANEL_Y_OUT  256
