@@ -1,6 +1,7 @@
 /*
  * The quantised products of the tiers that have integer lanes: panels for prefill, a streaming
- * kernel for decode. Included by a tier after its ints-*.h and its run-*.inc.c.
+ * kernel for decode, which has no place for fewer outputs than a vector has lanes. Included by a
+ * tier after its ints-*.h and its run-*.inc.c.
  */
 #include "engine/kern/fold.inc.c"
 #include "engine/kern/products.inc.c"

@@ -70,7 +70,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
                 dot[s][i][v] = f.offset
-                                   ? vi_set1(-f.offset * (f.n_sub ? row_super(&r->x, i)->sums
+                                   ? vi_set1(-f.offset * (f.n_sub ? row_sub_sums(&r->x, f, i)
                                                                   : row_sums(&r->x, i))[first + s])
                                    : vi_set1(0);
 #pragma GCC unroll 4
