@@ -28,8 +28,8 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
         struct products p = {.f = f, .n_rows = n_rows, .x = act_rows_at(x, f, b)};
         struct unpacking u = {
             .blocks = {w + b * f.block_bytes, m->row_bytes},
-            .ahead = next + b * f.block_bytes * VI_LANES,
-            .n_ahead = f.block_bytes * VI_LANES,
+            .ahead = {.at = next + b * f.block_bytes * VI_LANES,
+                      .n = (f.block_bytes * VI_LANES + 63) / 64},
             .products = &p,
         };
 

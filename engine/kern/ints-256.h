@@ -69,6 +69,13 @@ static inline vi vi_low_words(vi even, vi odd) {
 static inline vi vi_high_words(vi a) {
     return _mm256_blend_epi16(vi_srl(a, 16), a, 0xAA);
 }
+/* Bytes 2·i and 2·i + 1 of each dword as two int16. */
+static inline vi vi_byte_pair(vi x, int i) {
+    const vi at = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, -128, 1, -128, 4, -128, 5, -128, 8, -128, 9, -128, 12, -128, 13, -128));
+
+    return _mm256_shuffle_epi8(x, vi_or(at, _mm256_set1_epi8((char)(2 * i))));
+}
 static inline vf vf_from(vi a) {
     return _mm256_cvtepi32_ps(a);
 }
@@ -104,19 +111,19 @@ static inline const uint8_t *vi_row(struct vi_rows r, int i) {
     return r.first + (size_t)i * r.stride;
 }
 
-/* Bytes [at, at + 16) of eight rows: lane j of to[i] is dword i of row j. Meanwhile, n bytes from
- * `ahead` on are fetched, at most as many as are read. */
+/* Bytes [at, at + 16) of eight rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines of
+ * `ahead` are fetched, at most as many as are read. */
 static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
-                                      const uint8_t *ahead, size_t n) {
+                                      struct fetching *ahead, int n_lines) {
     vi x[4], y[4];
 
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
         x[i] = _mm256_set_m128i(load_128(vi_row(from, 4 + i) + at), load_128(vi_row(from, i) + at));
-    if (n > 0)
-        fetch_line(ahead);
-    if (n > 64)
-        fetch_line(ahead + 64);
+    if (n_lines > 0)
+        fetch_next(ahead);
+    if (n_lines > 1)
+        fetch_next(ahead);
     y[0] = _mm256_unpacklo_epi32(x[0], x[1]);
     y[1] = _mm256_unpackhi_epi32(x[0], x[1]);
     y[2] = _mm256_unpacklo_epi32(x[2], x[3]);

@@ -69,6 +69,13 @@ static inline vi vi_low_words(vi even, vi odd) {
 static inline vi vi_high_words(vi a) {
     return _mm512_mask_blend_epi16(0xAAAAAAAA, vi_srl(a, 16), a);
 }
+/* Bytes 2·i and 2·i + 1 of each dword as two int16. */
+static inline vi vi_byte_pair(vi x, int i) {
+    const vi at = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, -128, 1, -128, 4, -128, 5, -128, 8, -128, 9, -128, 12, -128, 13, -128));
+
+    return _mm512_shuffle_epi8(x, vi_or(at, _mm512_set1_epi8((char)(2 * i))));
+}
 static inline vf vf_from(vi a) {
     return _mm512_cvtepi32_ps(a);
 }
@@ -105,10 +112,10 @@ static inline const uint8_t *vi_settled_address(const uint8_t *p) {
     return p;
 }
 
-/* Bytes [at, at + 16) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, n bytes from
- * `ahead` on are fetched, at most as many as are read. */
+/* Bytes [at, at + 16) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines of
+ * `ahead` are fetched, at most as many as are read. */
 static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
-                                      const uint8_t *ahead, size_t n) {
+                                      struct fetching *ahead, int n_lines) {
     const uint8_t *four =
         from.first + at; /* row 0, 4, 8, 12: the others are addressed from there */
     vi x[4], y[4];
@@ -116,26 +123,26 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         x[i] = _mm512_castsi128_si512(load_128(four + i * from.stride));
-    if (n > 0)
-        fetch_line(ahead);
+    if (n_lines > 0)
+        fetch_next(ahead);
     four = vi_settled_address(four + 4 * from.stride);
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 1);
-    if (n > 64)
-        fetch_line(ahead + 64);
+    if (n_lines > 2)
+        fetch_next(ahead);
     four = vi_settled_address(four + 4 * from.stride);
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 2);
-    if (n > 128)
-        fetch_line(ahead + 128);
+    if (n_lines > 1)
+        fetch_next(ahead);
     four = vi_settled_address(four + 4 * from.stride);
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 3);
-    if (n > 192)
-        fetch_line(ahead + 192);
+    if (n_lines > 3)
+        fetch_next(ahead);
     y[0] = _mm512_unpacklo_epi32(x[0], x[1]);
     y[1] = _mm512_unpackhi_epi32(x[0], x[1]);
     y[2] = _mm512_unpacklo_epi32(x[2], x[3]);

@@ -4,9 +4,8 @@
 #include "engine/kern/ints-256.h"
 
 /* 8 accumulators of 16 registers. */
-#define PANEL_ROWS      4
-#define PANEL_ROWS_BEST PANEL_ROWS
-#define PANEL_VECS      2
-#define PANEL_SIDE      1
+#define PANEL_ROWS 4
+#define PANEL_VECS 2
+#define PANEL_SIDE 1
 /* From so many rows on panels are faster (measured): there are no registers for more at once. */
 #define PANEL_ROWS_MIN 4

@@ -4,9 +4,8 @@
 #include "engine/kern/ints-512.h"
 
 /* 12 accumulators of int16 and 12 of int32 of 32 registers. */
-#define PANEL_ROWS      6
-#define PANEL_ROWS_BEST PANEL_ROWS
-#define PANEL_VECS      2
-#define PANEL_SIDE      1
+#define PANEL_ROWS 6
+#define PANEL_VECS 2
+#define PANEL_SIDE 1
 /* From so many rows on panels are faster (measured). */
 #define PANEL_ROWS_MIN 5

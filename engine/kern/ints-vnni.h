@@ -3,11 +3,9 @@
 
 #include "engine/kern/ints-512.h"
 
-/* 30 accumulators of 32 registers, or 24 where six rows are left: of their sub-blocks one at a
- * time. */
-#define PANEL_ROWS      6
-#define PANEL_ROWS_BEST 5
-#define PANEL_VECS      2
+/* 30 accumulators of 32 registers. */
+#define PANEL_ROWS 5
+#define PANEL_VECS 2
 /* Sub-blocks whose products are computed side by side: with scales in pairs. */
 #define PANEL_SIDE 2
 /* From so many rows on panels are faster (measured). */

@@ -270,7 +270,7 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format 
         r->x.act = act + at;
         r->y = y + at;
         for (size_t i = 0; i < 3 * group_rounds(f); i++) /* as three groups of rows would */
-            fetch_some(&r->fetch);
+            fetch_surplus(next_fetch(r->fetch), 0);
         a = amx_acts(t, r, f.n_sub ? PANEL_K : (size_t)n_blocks * QUANT_BLOCK, &stride);
         if (f.n_sub) {
             amx_sum_super(t, f, a, stride);

@@ -14,19 +14,24 @@
  * Included by mul-int.inc.c after unpack.inc.c.
  */
 
-/* Weights of a later panel are fetched, the blocks of a few outputs each round: all at once they
- * would wait for each other, and the products for them. */
+/*
+ * The weights that come after those of PANEL_OUT outputs in a block of k are fetched while these
+ * are multiplied: in the order in which they lie in memory, and evenly. (In the panels' order, runs
+ * of a block, memory gives a sixth less, and lines that are asked for all at once are dropped.)
+ */
 struct weight_fetch {
-    const uint8_t *blocks; /* of the next output; NULL: there is none */
-    size_t stride, n_bytes;
-    uint32_t n_left, n_round; /* outputs */
+    const uint8_t *at;  /* NULL: nothing is known of them */
+    size_t n_left;      /* bytes of this run */
+    size_t n_run, skip; /* of each run, and to the next one */
+    size_t n_lines;     /* left for the panel at hand */
+    size_t n_a_round;   /* of them */
 };
 
 /* Rows that are computed together. */
 struct panel_rows {
     struct act_rows x;
     float (*y)[PANEL_OUT]; // (PANEL_ROWS)
-    struct weight_fetch fetch;
+    struct weight_fetch *fetch;
 };
 
 /* Rounds in which a format's panel is unpacked for a vector of outputs, and multiplied with a group
@@ -39,18 +44,31 @@ static ALWAYS_INLINE size_t group_rounds(struct lane_format f) {
 }
 
 static ALWAYS_INLINE size_t panel_rounds(struct lane_format f, uint32_t n_rows) {
-    size_t n_groups = (n_rows + PANEL_ROWS_BEST - 1) / PANEL_ROWS_BEST;
+    size_t n_groups = (n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
 
     return PANEL_VECS * unpack_rounds(f) + n_groups * group_rounds(f);
 }
 
-static ALWAYS_INLINE void fetch_some(struct weight_fetch *f) {
-    for (uint32_t i = 0; i < f->n_round && f->n_left > 0; i++, f->n_left--) {
-        for (size_t at = 0; at < f->n_bytes; at += 64)
-            fetch_line(f->blocks + at);
-        fetch_line(f->blocks + f->n_bytes - 1);
-        f->blocks += f->stride;
+/* The lines of the next round. */
+static ALWAYS_INLINE struct fetching next_fetch(struct weight_fetch *f) {
+    struct fetching ret = {.at = f->at, .n = MIN(f->n_a_round, f->n_lines)};
+
+    ret.n = MIN(ret.n, (f->n_left + 63) / 64);
+    f->n_lines -= ret.n;
+    if (f->n_left > 64 * ret.n) {
+        f->at += 64 * ret.n;
+        f->n_left -= 64 * ret.n;
+    } else {
+        f->at += f->n_left + f->skip;
+        f->n_left = f->n_run;
     }
+    return ret;
+}
+
+/* Those lines of a round for which its steps have no place. */
+static ALWAYS_INLINE void fetch_surplus(struct fetching f, size_t n_places) {
+    for (size_t i = n_places; i < f.n; i++)
+        fetch_line(f.at + 64 * i);
 }
 
 /*
@@ -60,9 +78,11 @@ static ALWAYS_INLINE void fetch_some(struct weight_fetch *f) {
  */
 static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_format f, int first,
                                     int n_side, int n_steps, const struct panel_rows *r, int n_rows,
+                                    struct fetching ahead,
                                     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS]) {
     int n_run = run_steps(f, n_steps);
 
+    fetch_surplus(ahead, 2 * (size_t)n_steps);
 #pragma GCC unroll 2
     for (int s = 0; s < n_side; s++)
 #pragma GCC unroll 6
@@ -85,7 +105,8 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
                 for (int v = 0; v < PANEL_VECS; v++)
                     run[s][i][v] = vi_run_begin(dot[s][i][v], f.largest);
 #pragma GCC unroll 8
-        for (int t = begin; t < begin + n_run; t++)
+        for (int t = begin; t < begin + n_run; t++) {
+            fetch_two(&ahead);
 #pragma GCC unroll 2
             for (int s = 0; s < n_side; s++) {
                 int step = (first + s) * n_steps + t;
@@ -103,6 +124,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
                         run[s][i][v] = vi_run_step(run[s][i][v], w[v], a, f.largest);
                 }
             }
+        }
 #pragma GCC unroll 2
         for (int s = 0; s < n_side; s++)
 #pragma GCC unroll 6
@@ -134,8 +156,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        fetch_some(&r->fetch);
-        dot_steps(p, f, b, 1, 8, r, n_rows, dot);
+        dot_steps(p, f, b, 1, 8, r, n_rows, next_fetch(r->fetch), dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
             panel_fold_plain(p, f, r, i, b, dot[0][i], y[i]);
@@ -209,11 +230,13 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
                                     struct panel_rows *r, int n_rows,
                                     vi sum[PANEL_ROWS][PANEL_VECS]) {
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
+    struct fetching ahead = {0};
 
     for (int s = 0; s < f.n_sub; s++) {
         if (s % PANEL_SIDE == 0)
-            fetch_some(&r->fetch);
-        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, dot);
+            ahead = next_fetch(r->fetch);
+        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, ahead, dot);
+        ahead.n = 0;
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -229,8 +252,7 @@ static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct l
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
 
     for (int s = 0; s < f.n_sub; s += 2) {
-        fetch_some(&r->fetch);
-        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, dot);
+        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, next_fetch(r->fetch), dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -250,7 +272,7 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_f
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_set1(0);
-    if (PANEL_SIDE == 2 && n_rows <= PANEL_ROWS_BEST && dots_fit(f, r, n_rows))
+    if (PANEL_SIDE == 2 && dots_fit(f, r, n_rows))
         sum_super_pairs(p, f, r, n_rows, sum);
     else
         sum_super(p, f, r, n_rows, sum);
@@ -307,7 +329,8 @@ static ALWAYS_INLINE void unpack_panel(struct panel_work *work, const struct ker
         };
 
         for (u.b = 0; u.b < n_blocks; u.b++) {
-            fetch_some(&r->fetch);
+            u.ahead = next_fetch(r->fetch);
+            fetch_surplus(u.ahead, f.block_bytes / 16 * LINES_WITH_PANELS);
             unpack(&u);
             u.blocks.first += f.block_bytes;
         }
@@ -341,6 +364,8 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format 
 #if PANEL_ROWS > 4
     case 4:
         TILE(4);
+#endif
+#if PANEL_ROWS > 5
     case 5:
         TILE(5);
 #endif
@@ -357,19 +382,31 @@ typedef void panel_share_fn(struct panel_work *work, struct lane_format f, struc
 static ALWAYS_INLINE void panel_share(struct panel_work *work, struct lane_format f,
                                       struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     for (uint32_t at = 0, n; at < n_rows; at += n) {
-        n = n_rows - at == PANEL_ROWS ? PANEL_ROWS : next_group(n_rows - at, PANEL_ROWS_BEST);
+        n = next_group(n_rows - at, PANEL_ROWS);
         tile(&work->panel, f, r, n, n_blocks);
         r->x.act += n;
         r->y += n;
     }
 }
 
-/* Early enough for memory, and late enough to be in the caches still (measured: 8, and a whole run
- * of PANEL_OUT outputs, are too many where k is large or rows are many). */
-#define PANELS_AHEAD 3
-/* Panels in a block of k, by rows: their activations (160 KiB) stay in the second cache for all
- * outputs, where those of all k would come from the third one for each PANEL_OUT of them. */
-#define PANEL_ACT_ROWS 512
+/* Blocks of k are so small that activations (160 KiB) stay in the second cache for all outputs, and
+ * that it has room for them, for the weights of PANEL_OUT outputs, and for those of the next ones:
+ * larger ones are pushed out before they are read, smaller ones slower to fetch (measured with a
+ * cache of 1 MiB). */
+#define PANEL_ACT_ROWS    512
+#define PANEL_CACHE_BYTES ((size_t)640 * 1024)
+
+static ALWAYS_INLINE size_t panel_bytes(struct lane_format f) {
+    return PANEL_OUT * f.block_bytes * (PANEL_K / block_values(f));
+}
+
+/* Values of k in a block: all, or an even share of them. */
+static ALWAYS_INLINE uint32_t k_block(struct lane_format f, uint32_t k, uint32_t n_rows) {
+    size_t n_bytes = 2 * panel_bytes(f) + n_rows * sizeof(struct kern_super); /* a panel of k */
+    uint32_t by_acts = PANEL_ACT_ROWS / n_rows, by_cache = (uint32_t)(PANEL_CACHE_BYTES / n_bytes);
+
+    return PANEL_K * next_group((k + PANEL_K - 1) / PANEL_K, MIN(by_acts, by_cache));
+}
 
 /* A product of some rows by panels: blocks of k, in these the outputs, in these the panels. */
 struct panel_place {
@@ -393,26 +430,26 @@ static inline bool panel_advance(const struct panel_order *o, struct panel_place
     return at->block < o->k;
 }
 
-/* What is fetched while the panel `at` is computed. */
-static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, size_t panel_bytes,
-                                                     const struct panel_order *order,
-                                                     struct panel_place at, size_t n_rounds) {
-    struct weight_fetch f = {.stride = m->row_bytes, .n_bytes = panel_bytes};
-    bool is_next = false;
+/* At the first panel of PANEL_OUT outputs in a block of k. */
+static ALWAYS_INLINE void begin_fetch(struct weight_fetch *fetch, const struct kern_mul *m,
+                                      struct lane_format f, const struct panel_order *order,
+                                      struct panel_place at) {
+    const uint8_t *w = m->w;
+    size_t n_run;
 
-    for (int i = 0; i < PANELS_AHEAD; i++)
-        if (!panel_advance(order, &at)) {
-            is_next = true;
-            at = (struct panel_place){.k = (uint32_t)(PANELS_AHEAD - 1 - i) * PANEL_K};
-            break;
-        }
-    if (is_next && (!m->next || at.k >= m->x->k)) /* there is none, or nothing is known of it */
-        return f;
-    f.blocks =
-        (is_next ? m->next : m->w + (size_t)at.out * m->row_bytes) + at.k / PANEL_K * panel_bytes;
-    f.n_left = PANEL_OUT;
-    f.n_round = (uint32_t)((PANEL_OUT + n_rounds - 1) / n_rounds);
-    return f;
+    at.k = order->k;
+    if (!panel_advance(order, &at)) {
+        at = (struct panel_place){0};
+        w = m->next;
+    }
+    n_run = MIN(order->k - at.block, order->block_k) / block_values(f) * f.block_bytes;
+    fetch->at = w ? w + at.out * m->row_bytes + at.block / block_values(f) * f.block_bytes : NULL;
+    if (n_run == m->row_bytes)
+        n_run *= PANEL_OUT;
+    else
+        n_run += 63; /* it begins and ends within lines */
+    fetch->n_left = fetch->n_run = n_run;
+    fetch->skip = m->row_bytes - n_run;
 }
 
 /* Some outputs of some rows. */
@@ -425,7 +462,10 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
     struct panel_place at = {0};
     struct act_rows x = act_rows_begin(m, f, work->act);
 
-    order.block_k = (n_rows < PANEL_ACT_ROWS ? PANEL_ACT_ROWS / n_rows : 1) * PANEL_K;
+    size_t n_lines = (panel_bytes(f) + 63) / 64, n_rounds = panel_rounds(f, n_rows);
+    struct weight_fetch fetch = {.n_a_round = (n_lines + n_rounds - 1) / n_rounds};
+
+    order.block_k = k_block(f, order.k, n_rows);
     for (uint32_t i = 0; i < n_rows; i++)
         work->act[i] = act_row(m, first_row + i);
     do {
@@ -434,10 +474,12 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
         struct panel_rows r = {
             .x = act_rows_at(x, f, at.k / block),
             .y = work->y[at.out / PANEL_OUT],
-            .fetch = begin_fetch(m, f.block_bytes * (PANEL_K / block), &order, at,
-                                 panel_rounds(f, n_rows)),
+            .fetch = &fetch,
         };
 
+        if (at.k == at.block)
+            begin_fetch(&fetch, m, f, &order, at);
+        fetch.n_lines = fetch.at ? n_lines : 0;
         if (at.k == 0)
             (void)memset(r.y, 0, n_rows * sizeof(*r.y));
         unpack_panel(work, m, f, unpack, &r, at.out, at.k / block, n_blocks);

@@ -30,8 +30,7 @@ struct weight_panel {
 /* A block of each output on its way. */
 struct unpacking {
     struct vi_rows blocks;
-    const uint8_t *ahead; /* n_ahead bytes that are fetched meanwhile, evenly as blocks are read */
-    size_t n_ahead;
+    struct fetching ahead;      /* lines of other weights, meanwhile */
     struct weight_panel *panel; /* into vector v of a panel, a plain block as its block b */
     int v, b;
     struct products *products; /* or, where there are some, at once into these */
@@ -76,13 +75,15 @@ static ALWAYS_INLINE void put_m(struct unpacking *u, vi halves) {
 
 /* ---- where it comes from ---- */
 
+/* Lines that are fetched with 16 bytes of each output: as many as these are where there is nothing
+ * but unpacking and its products, half of them for panels, whose tiles fetch too. */
+#define LINES_WITH_PRODUCTS (16 * VI_LANES / 64)
+#define LINES_WITH_PANELS   (LINES_WITH_PRODUCTS / 2)
+
 /* Bytes [at, at + 16) of each output's block: lane j of to[i] is dword i of output j. */
 static ALWAYS_INLINE void load_16s(struct unpacking *u, size_t at, vi to[4]) {
-    size_t n = u->n_ahead < 16 * VI_LANES ? u->n_ahead : 16 * VI_LANES;
-
-    vi_load_16s(u->blocks, at, to, u->ahead, n);
-    u->ahead += n;
-    u->n_ahead -= n;
+    vi_load_16s(u->blocks, at, to, &u->ahead,
+                u->products ? LINES_WITH_PRODUCTS : LINES_WITH_PANELS);
 }
 
 static inline vi low_nibbles(vi x) {
@@ -90,11 +91,6 @@ static inline vi low_nibbles(vi x) {
 }
 static inline vi high_nibbles(vi x) {
     return low_nibbles(vi_srl(x, 4));
-}
-/* Bytes 2·i and 2·i + 1 of a dword as two int16. */
-static inline vi byte_pair(vi x, int i) {
-    x = vi_srl(x, 16 * i);
-    return vi_or(vi_and(x, vi_set1(0xFF)), vi_sll(vi_and(x, vi_set1(0xFF00)), 8));
 }
 
 typedef void unpack_fn(struct unpacking *u);
@@ -115,8 +111,8 @@ static ALWAYS_INLINE void lanes_k4_head(struct unpacking *u) {
     mins[1] = vi_or(high_nibbles(head[3]), vi_and(vi_srl(head[2], 2), two));
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        put_scales(u, j, byte_pair(scales[j / 2], j % 2));
-        put_mins(u, j, byte_pair(mins[j / 2], j % 2));
+        put_scales(u, j, vi_byte_pair(scales[j / 2], j % 2));
+        put_mins(u, j, vi_byte_pair(mins[j / 2], j % 2));
     }
 }
 
@@ -167,7 +163,7 @@ static ALWAYS_INLINE void unpack_lanes_q6_k(struct unpacking *u) {
     load_16s(u, offsetof(struct q6_k_block, scales), scales);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++)
-        put_scales(u, j, vi_sra_16(vi_sll_16(byte_pair(scales[j / 2], j % 2), 8), 8));
+        put_scales(u, j, vi_sra_16(vi_sll_16(vi_byte_pair(scales[j / 2], j % 2), 8), 8));
     load_16s(u, sizeof(struct q6_k_block) - 16, tail);
     put_d(u, vi_srl(tail[3], 16));
 #pragma GCC unroll 2
@@ -226,8 +222,8 @@ static ALWAYS_INLINE void unpack_lanes_q2_k(struct unpacking *u) {
     load_16s(u, offsetof(struct q2_k_block, scales), scales);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++) {
-        put_scales(u, j, byte_pair(low_nibbles(scales[j / 2]), j % 2));
-        put_mins(u, j, byte_pair(high_nibbles(scales[j / 2]), j % 2));
+        put_scales(u, j, vi_byte_pair(low_nibbles(scales[j / 2]), j % 2));
+        put_mins(u, j, vi_byte_pair(high_nibbles(scales[j / 2]), j % 2));
     }
     lanes_crumbs(u, offsetof(struct q2_k_block, qs), NULL);
 }
@@ -247,7 +243,8 @@ static ALWAYS_INLINE void unpack_lanes_q3_k(struct unpacking *u) {
     scales[3] = vi_or(high_nibbles(low[1]), vi_and(vi_srl(top, 2), two));
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++)
-        put_scales(u, j, vi_add_16(byte_pair(scales[j / 2], j % 2), vi_set1((int32_t)0xFFE0FFE0)));
+        put_scales(u, j,
+                   vi_add_16(vi_byte_pair(scales[j / 2], j % 2), vi_set1((int32_t)0xFFE0FFE0)));
     put_d(u, vi_srl(tail[3], 16));
     load_16s(u, offsetof(struct q3_k_block, hmask), high);
     load_16s(u, offsetof(struct q3_k_block, hmask) + 16, high + 4);
