@@ -86,6 +86,26 @@ void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *s
                    e->manifest.gate_scale;
 }
 
+static uint32_t n_expert_rows(const GkEngine *e, uint32_t i_expert) {
+    return e->scratch.expert_begin[i_expert + 1] - e->scratch.expert_begin[i_expert];
+}
+
+static void list_active(const GkEngine *e, uint32_t n_slots) {
+    const Scratch *s = &e->scratch;
+    uint32_t n = 0, n_found = 0;
+
+    for (uint32_t i = 0; i < n_experts(e); i++)
+        n += n_expert_rows(e, i) > 0;
+    for (int many = 1; many >= 0; many--)
+        for (uint32_t i = 0; i < n_experts(e); i++) {
+            uint32_t n_rows = n_expert_rows(e, i);
+
+            if (n_rows > 0 && (n_rows > n_slots / n) == many)
+                s->active[n_found++] = i;
+        }
+    *s->n_active = n;
+}
+
 void moe_sort(const GkEngine *e, uint32_t n_rows) {
     const Scratch *s = &e->scratch;
     uint32_t n = n_experts(e), n_slots = n_rows * n_used(e), next[EXPERTS_MAX] = {0};
@@ -101,6 +121,7 @@ void moe_sort(const GkEngine *e, uint32_t n_rows) {
         s->slot_of[i] = next[s->chosen[i]]++;
         s->slot_row[s->slot_of[i]] = i / n_used(e);
     }
+    list_active(e, n_slots);
 }
 
 /* ---- feed-forward blocks ---- */
@@ -110,11 +131,11 @@ static uint32_t n_tiles(uint32_t n, uint32_t tile) {
 }
 
 struct task_part moe_inner_tasks(const GkEngine *e) {
-    return (struct task_part){n_experts(e), n_tiles(e->shape.n_ff, TILE_FF)};
+    return (struct task_part){*e->scratch.n_active, n_tiles(e->shape.n_ff, TILE_FF)};
 }
 
 struct task_part moe_down_tasks(const GkEngine *e) {
-    return (struct task_part){n_experts(e), n_tiles(e->shape.n_embd, TILE_OUT)};
+    return (struct task_part){*e->scratch.n_active, n_tiles(e->shape.n_embd, TILE_OUT)};
 }
 
 /* Puts n features from feature `begin` on into a slot's row of the down product's activations. */
@@ -140,18 +161,17 @@ static void put_inner(const GkEngine *e, enum act_kind kind, uint32_t slot, uint
                  kern_act_sums(&part, 0), n / 32 * sizeof(int16_t));
 }
 
-/* Where the weights of a task begin: one of n_tiles(n_out, tile) for each expert. NULL: there is no
- * such task, or nothing to do in it. */
+/* Where the weights of a task begin: one of n_tiles(n_out, tile) for each active expert. NULL:
+ * there is no such task. */
 static const uint8_t *task_weights(const GkEngine *e, const struct layer *l, enum expert_part part,
                                    uint32_t n_out, uint32_t tile, size_t i_task) {
     uint32_t per_expert = n_tiles(n_out, tile);
-    size_t i_expert = i_task / per_expert, begin = i_task % per_expert * tile;
+    size_t i_active = i_task / per_expert, begin = i_task % per_expert * tile;
     const struct weight *w;
 
-    if (i_expert >= n_experts(e) ||
-        e->scratch.expert_begin[i_expert] == e->scratch.expert_begin[i_expert + 1])
+    if (i_active >= *e->scratch.n_active)
         return NULL;
-    w = expert_weight(l, (uint32_t)i_expert, part);
+    w = expert_weight(l, e->scratch.active[i_active], part);
     return w->data + begin * w->row_bytes;
 }
 
@@ -172,7 +192,7 @@ static void mul_tile(const GkEngine *e, const struct weight *w, uint32_t begin, 
 void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
                     void *scratch) {
     uint32_t per_expert = n_tiles(e->shape.n_ff, TILE_FF),
-             i_expert = (uint32_t)(i_task / per_expert);
+             i_expert = e->scratch.active[i_task / per_expert];
     uint32_t begin = (uint32_t)(i_task % per_expert) * TILE_FF,
              n = MIN(e->shape.n_ff - begin, (uint32_t)TILE_FF);
     uint32_t slot_end = e->scratch.expert_begin[i_expert + 1];
@@ -204,15 +224,13 @@ void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, siz
 void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
                    void *scratch) {
     uint32_t per_expert = n_tiles(e->shape.n_embd, TILE_OUT),
-             i_expert = (uint32_t)(i_task / per_expert);
+             i_expert = e->scratch.active[i_task / per_expert];
     uint32_t begin = (uint32_t)(i_task % per_expert) * TILE_OUT;
     uint32_t slot = e->scratch.expert_begin[i_expert],
              slot_end = e->scratch.expert_begin[i_expert + 1];
     const struct weight *w = expert_weight(l, i_expert, EXPERT_DOWN);
     struct kern_acts x = e->scratch.inner[kern_types[w->type].act];
 
-    if (slot == slot_end)
-        return;
     x.data += slot * x.stride;
     engine_mul(e, w, begin,
                &(struct kern_mul){

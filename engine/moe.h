@@ -9,12 +9,13 @@
  */
 void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *scratch);
 /* Sorts the (row, rank) slots by expert: counting sort, stable, so rows of an expert stay in order.
- */
+ * Then the experts that have some: first those of more rows than others, which compute for longer
+ * than they wait for memory. */
 void moe_sort(const GkEngine *e, uint32_t n_rows);
 
-/* The feed-forward blocks as tasks, first (expert, TILE_FF features) of activation(gate)·up, then
- * (expert, TILE_OUT outputs) of down. Tasks of an expert that no row chose do nothing. i_next is
- * the task that comes after, or one that isn't there. */
+/* The feed-forward blocks as tasks, first (active expert, TILE_FF features) of activation(gate)·up,
+ * then (active expert, TILE_OUT outputs) of down. i_next is the task that comes after, or one that
+ * isn't there. */
 struct task_part moe_inner_tasks(const GkEngine *e);
 void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
                     void *scratch);

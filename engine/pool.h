@@ -38,16 +38,24 @@ int pool_run_on_nodes(const GkPool *pool, pool_fn *fn, void *userdata, Error *re
 void pool_visit(const GkPool *pool, unsigned i_thread, cpu_set_t *ret_own);
 void pool_return(const cpu_set_t *own);
 
-/* A list of n tasks shared by the team: pool_tasks_take() gives each index once, n when none is
- * left. Reset by one member while all are between two barriers. */
+/* A list of n tasks shared by the team: pool_tasks_take() gives each index once, the first or the
+ * last that is left, n when none is. Reset by one member while all are between two barriers. */
 typedef struct PoolTasks {
-    _Alignas(64) atomic_size_t next;
+    _Alignas(64) _Atomic uint64_t taken; /* of the first ones; of the last ones in the upper half */
 } PoolTasks;
 
 static inline void pool_tasks_reset(PoolTasks *tasks) {
-    atomic_store_explicit(&tasks->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&tasks->taken, 0, memory_order_relaxed);
 }
 
-static inline size_t pool_tasks_take(PoolTasks *tasks) {
-    return atomic_fetch_add_explicit(&tasks->next, 1, memory_order_relaxed);
+/* n: less than 2^31. *ret_left: how many are left after it. */
+static inline size_t pool_tasks_take(PoolTasks *tasks, size_t n, bool last, size_t *ret_left) {
+    uint64_t taken = atomic_fetch_add_explicit(&tasks->taken, last ? UINT64_C(1) << 32 : 1,
+                                               memory_order_relaxed);
+    size_t n_first = taken & UINT32_MAX, n_last = taken >> 32;
+
+    if (n_first + n_last >= n)
+        return n;
+    *ret_left = n - n_first - n_last - 1;
+    return last ? n - 1 - n_last : n_first;
 }

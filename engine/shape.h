@@ -100,6 +100,7 @@ typedef struct Scratch {
     uint32_t *slot_of;                 // (n_rows, n_experts_used) slot of each rank
     uint32_t *slot_row;                // (n_slots) the slot's row, sorted by expert
     uint32_t *expert_begin;            // (n_experts + 1) each expert's slots
+    uint32_t *active, *n_active;       // (n_experts), (1) experts that have slots, and how many
     float *expert_out;                 // (n_slots, n_embd)
     uint32_t *logit_rows;              // (n_rows) rows that want logits
     float *logits;                     // (LOGIT_ROWS, n_vocab) one group of them

@@ -52,30 +52,19 @@ static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *r
 
 typedef void task_fn(struct member *m, const void *what, size_t i);
 
-/* The next task of the list; TASKS_END when none is left. */
-static size_t next_task(const struct member *m, const struct task_list *list, unsigned *turn) {
-    struct task_draw *draw = &m->f->draws[m->i_draw];
-    size_t i;
-
-    if (m->n_nodes > 1)
-        return tasks_draw(draw, list, m->n_nodes, m->node, turn);
-    i = pool_tasks_take(&draw->nodes[0]);
-    return i < tasks_count(list) ? i : TASKS_END;
-}
-
 /* Draws tasks until none is left, then waits for all: after it, every result can be read. The next
  * one is drawn before one begins, but for the last ones, which are for whoever is free. */
 static void each_task(struct member *m, const struct task_list *list, task_fn *task,
                       const void *what) {
-    size_t n_early = tasks_count(list) - MIN(tasks_count(list), 2 * (size_t)m->n);
-    unsigned turn = 0;
+    struct task_draw *draw = &m->f->draws[m->i_draw];
+    struct task_turn turn = {.node = m->node, .last = m->i % 2 == 1};
 
-    for (size_t i = next_task(m, list, &turn); i != TASKS_END;) {
-        bool is_early = i < n_early;
+    for (size_t i = tasks_draw(draw, list, m->n_nodes, &turn); i != TASKS_END;) {
+        bool is_early = turn.n_left >= 2 * (size_t)m->n;
 
-        m->upcoming = is_early ? next_task(m, list, &turn) : TASKS_END;
+        m->upcoming = is_early ? tasks_draw(draw, list, m->n_nodes, &turn) : TASKS_END;
         task(m, what, i);
-        i = is_early ? m->upcoming : next_task(m, list, &turn);
+        i = is_early ? m->upcoming : tasks_draw(draw, list, m->n_nodes, &turn);
     }
     m->i_draw = 1 - m->i_draw;
     /* The other list was drained before the last barrier: it can be made ready for the next round.
@@ -294,20 +283,22 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
         quantize_rest(m, i);
     }
     barrier(m);
-    each_task(
-        m, &(struct task_list){{{1, n_blocks(&l->q)}, {1, n_blocks(&l->k)}, {1, n_blocks(&l->v)}}},
-        qkv_task, l);
+    each_task(m,
+              &(struct task_list){
+                  .parts = {{1, n_blocks(&l->q)}, {1, n_blocks(&l->k)}, {1, n_blocks(&l->v)}}},
+              qkv_task, l);
     share(m, (size_t)m->f->n_rows * s->n_kv_heads, &begin, &end);
     for (size_t i = begin; i < end; i++)
         attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / s->n_kv_heads),
                               (uint32_t)(i % s->n_kv_heads));
     barrier(m);
-    each_task(m, &(struct task_list){{{m->f->n_runs, s->n_kv_heads}}}, attend_task, l);
+    each_task(m, &(struct task_list){.parts = {{m->f->n_runs, s->n_kv_heads}}, .in_order = true},
+              attend_task, l);
     each_row(m, i) {
         quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
     }
     barrier(m);
-    each_task(m, &(struct task_list){{{1, n_blocks(&l->o)}}}, attn_out_task, l);
+    each_task(m, &(struct task_list){.parts = {{1, n_blocks(&l->o)}}}, attn_out_task, l);
     observe_rows(m, "attention", (int)i_layer, m->s->branch, s->n_embd);
     each_row(m, i) {
         add_branch(m, i, l->attn_post_norm);
@@ -327,8 +318,8 @@ static void feed_forward(struct member *m, const struct layer *l, uint32_t i_lay
     barrier(m);
     if (s->n_experts > 0)
         observe_rows(m, "router_probabilities", (int)i_layer, m->s->router, s->n_experts);
-    each_task(m, &(struct task_list){{moe_inner_tasks(m->e)}}, inner_task, l);
-    each_task(m, &(struct task_list){{moe_down_tasks(m->e)}}, down_task, l);
+    each_task(m, &(struct task_list){.parts = {moe_inner_tasks(m->e)}}, inner_task, l);
+    each_task(m, &(struct task_list){.parts = {moe_down_tasks(m->e)}}, down_task, l);
     each_row(m, i) {
         moe_combine(m->e, (uint32_t)i);
     }
@@ -424,7 +415,8 @@ static void output_head(struct member *m) {
             quantize_row(m, m->s->x, j, m->s->normed + j * n);
         }
         barrier(m);
-        each_task(m, &(struct task_list){{{1, n_blocks(&m->e->weights.output)}}}, head_task, &g);
+        each_task(m, &(struct task_list){.parts = {{1, n_blocks(&m->e->weights.output)}}},
+                  head_task, &g);
         take_logits(m, g);
         barrier(m);
     }

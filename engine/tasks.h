@@ -5,6 +5,9 @@
  * threads read these rows, in each pass, and are the first to read them when the model is loaded,
  * so that the kernel puts them into the node's memory. A list is drawn node by node: its own tasks
  * first, then what the others have left, so that no thread is idle while there is work.
+ *
+ * Half of the members begin at a list's end: then tasks that wait for memory and tasks that compute
+ * are under way together, where neighbours would all do the same.
  */
 #pragma once
 
@@ -24,6 +27,7 @@ struct task_list {
     struct task_part {
         size_t n_matrices, n_blocks; /* of each */
     } parts[TASK_PARTS_MAX];
+    bool in_order; /* all begin with the first, which takes longest */
 };
 
 size_t tasks_count(const struct task_list *list);
@@ -37,8 +41,15 @@ struct task_draw {
     PoolTasks nodes[GK_NODES_MAX];
 };
 
-/* The next task for a member on i_node, TASKS_END when none is left. *turn is the member's own: 0
- * at the beginning of a list. */
+/* Where a member is in a list. */
+struct task_turn {
+    unsigned node;       /* its own */
+    bool last;           /* it takes the last tasks first */
+    unsigned n_finished; /* nodes in which nothing is left, of its own and those after it */
+    size_t n_left;       /* in the node that the last task came from */
+};
+
+/* The next task for a member, TASKS_END when none is left. */
 size_t tasks_draw(struct task_draw *draw, const struct task_list *list, unsigned n_nodes,
-                  unsigned i_node, unsigned *turn);
+                  struct task_turn *turn);
 void tasks_reset(struct task_draw *draw, unsigned n_nodes);

@@ -166,8 +166,10 @@ static void draw(void *userdata, unsigned i) {
     for (int round = 0; round < 20; round++) {
         PoolTasks *tasks = &d->tasks[round % 2], *other = &d->tasks[1 - round % 2];
 
-        for (size_t t; (t = pool_tasks_take(tasks)) < TASKS;)
+        for (size_t t, left; (t = pool_tasks_take(tasks, TASKS, i % 2, &left)) < TASKS;) {
             d->taken[t]++;
+            d->n_wrong += left >= TASKS;
+        }
         if (i == 0)
             pool_tasks_reset(other);
         pool_barrier(d->pool, i);
@@ -175,6 +177,25 @@ static void draw(void *userdata, unsigned i) {
             d->n_wrong += d->taken[t] != round + 1;
         pool_barrier(d->pool, i);
     }
+}
+
+/* One member alone takes what is left at the end that it asks for. */
+static void test_tasks_are_taken_from_both_ends(void) {
+    const struct {
+        bool last;
+        size_t task, n_left;
+    } expected[] = {{false, 0, 4}, {true, 4, 3}, {true, 3, 2}, {false, 1, 1}, {true, 2, 0}};
+    PoolTasks tasks = {0};
+    size_t left = 99;
+
+    for (size_t i = 0; i < ARRAY_SIZE(expected); i++) {
+        assert(pool_tasks_take(&tasks, 5, expected[i].last, &left) == expected[i].task);
+        assert(left == expected[i].n_left);
+    }
+    for (int i = 0; i < 4; i++)
+        assert(pool_tasks_take(&tasks, 5, i % 2, &left) == 5);
+    pool_tasks_reset(&tasks);
+    assert(pool_tasks_take(&tasks, 5, true, &left) == 4);
 }
 
 static void test_each_task_is_taken_once(void) {
@@ -190,9 +211,13 @@ static void test_each_task_is_taken_once(void) {
 /* ---- tasks with homes ---- */
 
 static const struct task_list lists[] = {
-    {{{1, 1}}},          {{{1, 2}, {1, 1}, {1, 1}}},    {{{8, 7}}},
-    {{{3, 1}}},          {{{1, 64}, {1, 16}, {1, 16}}}, {{{0, 5}, {5, 0}}},
-    {{{4, 13}, {2, 3}}},
+    {.parts = {{1, 1}}},
+    {.parts = {{1, 2}, {1, 1}, {1, 1}}},
+    {.parts = {{8, 7}}},
+    {.parts = {{3, 1}}, .in_order = true},
+    {.parts = {{1, 64}, {1, 16}, {1, 16}}},
+    {.parts = {{0, 5}, {5, 0}}},
+    {.parts = {{4, 13}, {2, 3}}},
 };
 
 static void test_each_task_has_one_home(void) {
@@ -237,12 +262,11 @@ static void draw_from_home(void *userdata, unsigned i) {
 
     for (size_t round = 0; round < 10 * ARRAY_SIZE(lists); round++) {
         const struct task_list *list = &lists[round % ARRAY_SIZE(lists)];
-        unsigned turn = 0;
+        struct task_turn turn = {.node = node, .last = i % 2};
 
-        for (size_t t;
-             (t = tasks_draw(&d->draws[round % 2], list, n_nodes, node, &turn)) != TASKS_END;) {
+        for (size_t t; (t = tasks_draw(&d->draws[round % 2], list, n_nodes, &turn)) != TASKS_END;) {
             d->taken[t]++;
-            d->n_own[i] += turn == 0;
+            d->n_own[i] += turn.n_finished == 0;
         }
         pool_barrier(d->pool, i);
         if (i == 0)
@@ -495,6 +519,7 @@ int main(int argc, char **argv) {
         TEST(runs_after_sleep),
         {"barriers_wait_for_all", test_barriers_wait_for_all, 60},
         {"late_members_wake_the_others", test_late_members_wake_the_others, 60},
+        TEST(tasks_are_taken_from_both_ends),
         {"each_task_is_taken_once", test_each_task_is_taken_once, 60},
         TEST(each_task_has_one_home),
         {"each_task_of_a_node_is_taken_once", test_each_task_of_a_node_is_taken_once, 60},
