@@ -44,19 +44,15 @@ static ALWAYS_INLINE void products_mins(struct products *p, int j, vi pair) {
             vi_dot2(p->mins[i], pair, broadcast_bytes(row_sub_sums(&p->x, p->f, i) + 2 * j));
 }
 
-/* Both int16 of each dword the scale of sub-block s. */
-static ALWAYS_INLINE vi products_scale(const struct products *p, int s) {
-    vi pair = p->scale[s / 2];
-
-    return s % 2 ? vi_high_words(pair) : vi_low_words(pair, pair);
-}
-
 /* Four values of k from 4·step on. */
 static ALWAYS_INLINE void products_add(struct products *p, int step, vi w) {
     int n_steps = p->f.n_sub ? QUANT_SUPER / 4 / p->f.n_sub : QUANT_BLOCK / 4;
     int n_run = run_steps(p->f, n_steps);
-    int at = step / n_run;
+    int at = step / n_run, i_sub = step / n_steps;
+    vi scale = vi_set1(0);
 
+    if (p->f.n_sub && step % n_run == n_run - 1)
+        scale = vi_run_scale(p->scale[i_sub / 2], i_sub);
 #pragma GCC unroll 4
     for (int i = 0; i < p->n_rows; i++) {
         vi *run = &p->run[i][at];
@@ -65,9 +61,8 @@ static ALWAYS_INLINE void products_add(struct products *p, int step, vi w) {
             *run = vi_run_begin(p->f.n_sub ? vi_set1(0) : p->sum[i], p->f.largest);
         *run = vi_run_step(*run, w, broadcast_bytes(row_values(&p->x, i) + 4 * step), p->f.largest);
         if (step % n_run == n_run - 1)
-            p->sum[i] = p->f.n_sub
-                            ? vi_run_scaled(p->sum[i], *run, products_scale(p, step / n_steps))
-                            : vi_run_end(p->sum[i], *run, p->f.largest);
+            p->sum[i] = p->f.n_sub ? vi_run_scaled(p->sum[i], *run, scale)
+                                   : vi_run_end(p->sum[i], *run, p->f.largest);
     }
 }
 

@@ -19,7 +19,11 @@ static inline vi vi_run_end(vi sum, vi run, int largest) {
     (void)largest;
     return run;
 }
-/* sum + a run's lanes, each times the scale in both halves of its dword */
+/* Of the scales of two sub-blocks, the one of number i, as vi_run_scaled() wants it. */
+static inline vi vi_run_scale(vi pair, int i) {
+    return vi_sra(i % 2 ? pair : vi_sll(pair, 16), 16);
+}
+/* sum + a run's lanes, each times its scale */
 static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
-    return vi_add(sum, vi_mul(run, vi_sra(scale, 16)));
+    return vi_add(sum, vi_mul(run, scale));
 }
