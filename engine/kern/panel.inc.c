@@ -82,7 +82,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
                                     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS]) {
     int n_run = run_steps(f, n_steps);
 
-    fetch_surplus(ahead, 2 * (size_t)n_steps);
+    fetch_surplus(ahead, (size_t)n_steps);
 #pragma GCC unroll 2
     for (int s = 0; s < n_side; s++)
 #pragma GCC unroll 6
@@ -106,7 +106,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
                     run[s][i][v] = vi_run_begin(dot[s][i][v], f.largest);
 #pragma GCC unroll 8
         for (int t = begin; t < begin + n_run; t++) {
-            fetch_two(&ahead);
+            fetch_next(&ahead);
 #pragma GCC unroll 2
             for (int s = 0; s < n_side; s++) {
                 int step = (first + s) * n_steps + t;

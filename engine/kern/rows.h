@@ -26,7 +26,7 @@ static ALWAYS_INLINE void fetch_line(const uint8_t *p) {
     __asm__ volatile("prefetcht0 %0" : : "m"(*p));
 }
 
-/* Lines that are fetched while something else is done, one or two at each of its steps. */
+/* Lines that are fetched while something else is done, one at each of its steps. */
 struct fetching {
     const uint8_t *at;
     size_t n; /* lines */
@@ -37,13 +37,4 @@ static ALWAYS_INLINE void fetch_next(struct fetching *f) {
     if (f->i < f->n)
         fetch_line(f->at + 64 * f->i);
     f->i++;
-}
-
-/* Two; where only one is left, also the line after it. */
-static ALWAYS_INLINE void fetch_two(struct fetching *f) {
-    if (f->i < f->n) {
-        fetch_line(f->at + 64 * f->i);
-        fetch_line(f->at + 64 * f->i + 64);
-    }
-    f->i += 2;
 }
