@@ -90,17 +90,18 @@ static uint32_t n_expert_rows(const GkEngine *e, uint32_t i_expert) {
     return e->scratch.expert_begin[i_expert + 1] - e->scratch.expert_begin[i_expert];
 }
 
+/* First those of more rows than the average. */
 static void list_active(const GkEngine *e, uint32_t n_slots) {
     const Scratch *s = &e->scratch;
     uint32_t n = 0, n_found = 0;
 
     for (uint32_t i = 0; i < n_experts(e); i++)
         n += n_expert_rows(e, i) > 0;
-    for (int many = 1; many >= 0; many--)
+    for (int pass = 0; pass < 2; pass++)
         for (uint32_t i = 0; i < n_experts(e); i++) {
             uint32_t n_rows = n_expert_rows(e, i);
 
-            if (n_rows > 0 && (n_rows > n_slots / n) == many)
+            if (n_rows > 0 && (n_rows > n_slots / n) == (pass == 0))
                 s->active[n_found++] = i;
         }
     *s->n_active = n;

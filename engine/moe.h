@@ -9,8 +9,8 @@
  */
 void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *scratch);
 /* Sorts the (row, rank) slots by expert: counting sort, stable, so rows of an expert stay in order.
- * Then the experts that have some: first those of more rows than others, which compute for longer
- * than they wait for memory. */
+ * Then the experts that have some: first those of more rows than the average, which compute for
+ * longer than they wait for memory. */
 void moe_sort(const GkEngine *e, uint32_t n_rows);
 
 /* The feed-forward blocks as tasks, first (active expert, TILE_FF features) of activation(gate)·up,

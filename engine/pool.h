@@ -48,7 +48,7 @@ static inline void pool_tasks_reset(PoolTasks *tasks) {
     atomic_store_explicit(&tasks->taken, 0, memory_order_relaxed);
 }
 
-/* n: less than 2^31. *ret_left: how many are left after it. */
+/* n: less than 2^31. *ret_left, written where there was one: how many are left after it. */
 static inline size_t pool_tasks_take(PoolTasks *tasks, size_t n, bool last, size_t *ret_left) {
     uint64_t taken = atomic_fetch_add_explicit(&tasks->taken, last ? UINT64_C(1) << 32 : 1,
                                                memory_order_relaxed);

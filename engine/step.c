@@ -60,7 +60,7 @@ static void each_task(struct member *m, const struct task_list *list, task_fn *t
     struct task_turn turn = {.node = m->node, .last = m->i % 2 == 1};
 
     for (size_t i = tasks_draw(draw, list, m->n_nodes, &turn); i != TASKS_END;) {
-        bool is_early = turn.n_left >= 2 * (size_t)m->n;
+        bool is_early = turn.n_left * m->n_nodes >= 2 * (size_t)m->n;
 
         m->upcoming = is_early ? tasks_draw(draw, list, m->n_nodes, &turn) : TASKS_END;
         task(m, what, i);

@@ -3,14 +3,6 @@
 
 #include "base/macro.h"
 
-size_t tasks_count(const struct task_list *list) {
-    size_t n = 0;
-
-    for (size_t i = 0; i < ARRAY_SIZE(list->parts); i++)
-        n += list->parts[i].n_matrices * list->parts[i].n_blocks;
-    return n;
-}
-
 /* Of a part's matrix, the blocks whose home is the node. */
 static size_t home_blocks(const struct task_part *p, unsigned n_nodes, unsigned i_node) {
     return tasks_home_begin(p->n_blocks, n_nodes, i_node + 1) -

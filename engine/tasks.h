@@ -30,8 +30,6 @@ struct task_list {
     bool in_order; /* all begin with the first, which takes longest */
 };
 
-size_t tasks_count(const struct task_list *list);
-
 #define TASKS_END SIZE_MAX
 /* The j-th task whose home is the node, TASKS_END where there are fewer. */
 size_t tasks_of_node(const struct task_list *list, unsigned n_nodes, unsigned i_node, size_t j);

@@ -65,6 +65,10 @@ static inline vi vi_pairs_16(vi a, vi b) {
 static inline vi vi_low_words(vi even, vi odd) {
     return _mm256_blend_epi16(even, vi_sll(odd, 16), 0xAA);
 }
+/* Int16 i of each dword as int32. */
+static inline vi vi_word(vi a, int i) {
+    return vi_sra(i ? a : vi_sll(a, 16), 16);
+}
 /* The odd words of dwords in both halves. */
 static inline vi vi_high_words(vi a) {
     return _mm256_blend_epi16(vi_srl(a, 16), a, 0xAA);

@@ -65,6 +65,10 @@ static inline vi vi_pairs_16(vi a, vi b) {
 static inline vi vi_low_words(vi even, vi odd) {
     return _mm512_mask_blend_epi16(0xAAAAAAAA, even, vi_sll(odd, 16));
 }
+/* Int16 i of each dword as int32. */
+static inline vi vi_word(vi a, int i) {
+    return vi_sra(i ? a : vi_sll(a, 16), 16);
+}
 /* The odd words of dwords in both halves. */
 static inline vi vi_high_words(vi a) {
     return _mm512_mask_blend_epi16(0xAAAAAAAA, vi_srl(a, 16), a);
@@ -113,7 +117,7 @@ static inline const uint8_t *vi_settled_address(const uint8_t *p) {
 }
 
 /* Bytes [at, at + 16) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines of
- * `ahead` are fetched, at most as many as are read. */
+ * `ahead` are fetched, at most as many as are read; two of them are apart. */
 static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
                                       struct fetching *ahead, int n_lines) {
     const uint8_t *four =

@@ -256,6 +256,7 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format 
     struct amx_work *t = (struct amx_work *)work;
     const uint8_t *const *act = r->x.act;
     float(*y)[PANEL_OUT] = r->y;
+    size_t n_rounds = row_groups(AMX_ROWS) * group_rounds(f); /* as if multiplied without tiles */
     ptrdiff_t stride;
 
     if (f.n_sub)
@@ -269,8 +270,8 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format 
 
         r->x.act = act + at;
         r->y = y + at;
-        for (size_t i = 0; i < 3 * group_rounds(f); i++) /* as three groups of rows would */
-            fetch_surplus(next_fetch(r->fetch), 0);
+        for (size_t i = 0; i < n_rounds; i++)
+            fetch_surplus(begin_round(r->fetch), 0);
         a = amx_acts(t, r, f.n_sub ? PANEL_K : (size_t)n_blocks * QUANT_BLOCK, &stride);
         if (f.n_sub) {
             amx_sum_super(t, f, a, stride);

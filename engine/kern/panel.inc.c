@@ -20,11 +20,11 @@
  * of a block, memory gives a sixth less, and lines that are asked for all at once are dropped.)
  */
 struct weight_fetch {
-    const uint8_t *at;  /* NULL: nothing is known of them */
-    size_t n_left;      /* bytes of this run */
-    size_t n_run, skip; /* of each run, and to the next one */
-    size_t n_lines;     /* left for the panel at hand */
-    size_t n_a_round;   /* of them */
+    const uint8_t *run;          /* bytes in one piece; NULL: nothing is known of them */
+    size_t at, n_run;            /* how far it is fetched, and how long it is */
+    size_t stride;               /* from a run to the next one */
+    size_t n_a_panel, n_a_round; /* lines */
+    size_t n_left;               /* of this panel's */
 };
 
 /* Rows that are computed together. */
@@ -40,27 +40,31 @@ static ALWAYS_INLINE size_t unpack_rounds(struct lane_format f) {
     return f.n_sub ? 1 : PANEL_K / QUANT_BLOCK;
 }
 static ALWAYS_INLINE size_t group_rounds(struct lane_format f) {
-    return (f.n_sub ? (size_t)f.n_sub : PANEL_K / QUANT_BLOCK) / PANEL_SIDE;
+    return f.n_sub ? (size_t)f.n_sub / PANEL_SIDE : PANEL_K / QUANT_BLOCK;
+}
+
+static inline size_t row_groups(uint32_t n_rows) {
+    return (n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
 }
 
 static ALWAYS_INLINE size_t panel_rounds(struct lane_format f, uint32_t n_rows) {
-    size_t n_groups = (n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
-
-    return PANEL_VECS * unpack_rounds(f) + n_groups * group_rounds(f);
+    return PANEL_VECS * unpack_rounds(f) + row_groups(n_rows) * group_rounds(f);
 }
 
-/* The lines of the next round. */
-static ALWAYS_INLINE struct fetching next_fetch(struct weight_fetch *f) {
-    struct fetching ret = {.at = f->at, .n = MIN(f->n_a_round, f->n_lines)};
+/* The lines of a round. */
+static ALWAYS_INLINE struct fetching begin_round(struct weight_fetch *f) {
+    size_t n = MIN(f->n_a_round, f->n_left), n_run = (f->n_run - f->at + 63) / 64;
+    struct fetching ret = {.n = 0};
 
-    ret.n = MIN(ret.n, (f->n_left + 63) / 64);
-    f->n_lines -= ret.n;
-    if (f->n_left > 64 * ret.n) {
-        f->at += 64 * ret.n;
-        f->n_left -= 64 * ret.n;
-    } else {
-        f->at += f->n_left + f->skip;
-        f->n_left = f->n_run;
+    if (n == 0)
+        return ret;
+    ret.at = f->run + f->at;
+    ret.n = MIN(n, n_run);
+    f->n_left -= ret.n;
+    f->at += 64 * ret.n;
+    if (f->at >= f->n_run) {
+        f->run += f->stride;
+        f->at = 0;
     }
     return ret;
 }
@@ -156,7 +160,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        dot_steps(p, f, b, 1, 8, r, n_rows, next_fetch(r->fetch), dot);
+        dot_steps(p, f, b, 1, 8, r, n_rows, begin_round(r->fetch), dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
             panel_fold_plain(p, f, r, i, b, dot[0][i], y[i]);
@@ -203,9 +207,7 @@ static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct lane_for
 
 /* Sub-block s of every output, as int32. */
 static ALWAYS_INLINE vi panel_scale(const struct weight_panel *p, int s, int v) {
-    vi pair = p->scale[s / 2][v];
-
-    return vi_sra(s % 2 ? pair : vi_sll(pair, 16), 16);
+    return vi_word(p->scale[s / 2][v], s % 2);
 }
 
 /*
@@ -234,7 +236,7 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
 
     for (int s = 0; s < f.n_sub; s++) {
         if (s % PANEL_SIDE == 0)
-            ahead = next_fetch(r->fetch);
+            ahead = begin_round(r->fetch);
         dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, ahead, dot);
         ahead.n = 0;
 #pragma GCC unroll 6
@@ -252,7 +254,7 @@ static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct l
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
 
     for (int s = 0; s < f.n_sub; s += 2) {
-        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, next_fetch(r->fetch), dot);
+        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, begin_round(r->fetch), dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -329,8 +331,8 @@ static ALWAYS_INLINE void unpack_panel(struct panel_work *work, const struct ker
         };
 
         for (u.b = 0; u.b < n_blocks; u.b++) {
-            u.ahead = next_fetch(r->fetch);
-            fetch_surplus(u.ahead, f.block_bytes / 16 * LINES_WITH_PANELS);
+            u.ahead = begin_round(r->fetch);
+            fetch_surplus(u.ahead, (f.block_bytes + 15) / 16 * LINES_WITH_PANELS);
             unpack(&u);
             u.blocks.first += f.block_bytes;
         }
@@ -396,6 +398,8 @@ static ALWAYS_INLINE void panel_share(struct panel_work *work, struct lane_forma
 #define PANEL_ACT_ROWS    512
 #define PANEL_CACHE_BYTES ((size_t)640 * 1024)
 
+_Static_assert(PANEL_Y_ROWS <= PANEL_ACT_ROWS, "so that there is a panel in a block of k");
+
 static ALWAYS_INLINE size_t panel_bytes(struct lane_format f) {
     return PANEL_OUT * f.block_bytes * (PANEL_K / block_values(f));
 }
@@ -431,25 +435,30 @@ static inline bool panel_advance(const struct panel_order *o, struct panel_place
 }
 
 /* At the first panel of PANEL_OUT outputs in a block of k. */
-static ALWAYS_INLINE void begin_fetch(struct weight_fetch *fetch, const struct kern_mul *m,
-                                      struct lane_format f, const struct panel_order *order,
-                                      struct panel_place at) {
+static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, struct lane_format f,
+                                                     const struct panel_order *order,
+                                                     struct panel_place at, size_t n_rounds) {
+    size_t n_panels = (MIN(order->k - at.block, order->block_k) + PANEL_K - 1) / PANEL_K;
+    struct weight_fetch ret = {.stride = m->row_bytes};
     const uint8_t *w = m->w;
-    size_t n_run;
 
     at.k = order->k;
     if (!panel_advance(order, &at)) {
         at = (struct panel_place){0};
         w = m->next;
     }
-    n_run = MIN(order->k - at.block, order->block_k) / block_values(f) * f.block_bytes;
-    fetch->at = w ? w + at.out * m->row_bytes + at.block / block_values(f) * f.block_bytes : NULL;
-    if (n_run == m->row_bytes)
-        n_run *= PANEL_OUT;
+    if (!w)
+        return ret;
+    ret.run = w + at.out * m->row_bytes + at.block / block_values(f) * f.block_bytes;
+    ret.n_run = MIN(order->k - at.block, order->block_k) / block_values(f) * f.block_bytes;
+    if (ret.n_run == m->row_bytes)
+        ret.stride = ret.n_run *= PANEL_OUT;
     else
-        n_run += 63; /* it begins and ends within lines */
-    fetch->n_left = fetch->n_run = n_run;
-    fetch->skip = m->row_bytes - n_run;
+        ret.n_run += 63; /* it begins and ends within lines */
+    ret.n_a_panel = (ret.n_run + 63) / 64 * (ret.stride == m->row_bytes ? PANEL_OUT : 1);
+    ret.n_a_panel = (ret.n_a_panel + n_panels - 1) / n_panels;
+    ret.n_a_round = (ret.n_a_panel + n_rounds - 1) / n_rounds;
+    return ret;
 }
 
 /* Some outputs of some rows. */
@@ -461,9 +470,7 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
     struct panel_order order = {.n_out = m->n_out, .k = m->x->k};
     struct panel_place at = {0};
     struct act_rows x = act_rows_begin(m, f, work->act);
-
-    size_t n_lines = (panel_bytes(f) + 63) / 64, n_rounds = panel_rounds(f, n_rows);
-    struct weight_fetch fetch = {.n_a_round = (n_lines + n_rounds - 1) / n_rounds};
+    struct weight_fetch fetch;
 
     order.block_k = k_block(f, order.k, n_rows);
     for (uint32_t i = 0; i < n_rows; i++)
@@ -478,8 +485,8 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
         };
 
         if (at.k == at.block)
-            begin_fetch(&fetch, m, f, &order, at);
-        fetch.n_lines = fetch.at ? n_lines : 0;
+            fetch = begin_fetch(m, f, &order, at, panel_rounds(f, n_rows));
+        fetch.n_left = fetch.n_a_panel;
         if (at.k == 0)
             (void)memset(r.y, 0, n_rows * sizeof(*r.y));
         unpack_panel(work, m, f, unpack, &r, at.out, at.k / block, n_blocks);

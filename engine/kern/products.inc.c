@@ -52,7 +52,7 @@ static ALWAYS_INLINE void products_add(struct products *p, int step, vi w) {
     vi scale = vi_set1(0);
 
     if (p->f.n_sub && step % n_run == n_run - 1)
-        scale = vi_run_scale(p->scale[i_sub / 2], i_sub);
+        scale = vi_run_scale(p->scale[i_sub / 2], i_sub % 2);
 #pragma GCC unroll 4
     for (int i = 0; i < p->n_rows; i++) {
         vi *run = &p->run[i][at];

@@ -32,10 +32,10 @@ static inline vi vi_run_step(vi run, vi u, vi s, int largest) {
 static inline vi vi_run_end(vi sum, vi run, int largest) {
     return largest > 127 ? run : vi_dot2(sum, run, vi_set1(0x00010001));
 }
-/* Of the scales of two sub-blocks, the one of number i, as vi_run_scaled() wants it: in both halves
+/* Of the scales of two sub-blocks, number i, as vi_run_scaled() wants it: in both halves
  * of its dword. */
 static inline vi vi_run_scale(vi pair, int i) {
-    return i % 2 ? vi_high_words(pair) : vi_low_words(pair, pair);
+    return i ? vi_high_words(pair) : vi_low_words(pair, pair);
 }
 /* sum + a run's lanes, each times its scale: no weight above 127 */
 static inline vi vi_run_scaled(vi sum, vi run, vi scale) {

@@ -19,9 +19,9 @@ static inline vi vi_run_end(vi sum, vi run, int largest) {
     (void)largest;
     return run;
 }
-/* Of the scales of two sub-blocks, the one of number i, as vi_run_scaled() wants it. */
+/* Of the scales of two sub-blocks, number i, as vi_run_scaled() wants it. */
 static inline vi vi_run_scale(vi pair, int i) {
-    return vi_sra(i % 2 ? pair : vi_sll(pair, 16), 16);
+    return vi_word(pair, i);
 }
 /* sum + a run's lanes, each times its scale */
 static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
