@@ -229,13 +229,13 @@ static ALWAYS_INLINE bool dots_fit(struct lane_format f, const struct panel_rows
 }
 
 static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_format f,
-                                    struct panel_rows *r, int n_rows,
+                                    struct panel_rows *r, int n_rows, bool fetches,
                                     vi sum[PANEL_ROWS][PANEL_VECS]) {
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
     struct fetching ahead = {0};
 
     for (int s = 0; s < f.n_sub; s++) {
-        if (s % PANEL_SIDE == 0)
+        if (fetches && s % PANEL_SIDE == 0)
             ahead = begin_round(r->fetch);
         dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, ahead, dot);
         ahead.n = 0;
@@ -249,12 +249,14 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
 
 /* The same where dots_fit(). */
 static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct lane_format f,
-                                          struct panel_rows *r, int n_rows,
+                                          struct panel_rows *r, int n_rows, bool fetches,
                                           vi sum[PANEL_ROWS][PANEL_VECS]) {
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
 
     for (int s = 0; s < f.n_sub; s += 2) {
-        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, begin_round(r->fetch), dot);
+        struct fetching ahead = fetches ? begin_round(r->fetch) : (struct fetching){.n = 0};
+
+        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, ahead, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -265,7 +267,7 @@ static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct l
 }
 
 static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_format f,
-                                     struct panel_rows *r, int n_rows) {
+                                     struct panel_rows *r, int n_rows, bool fetches) {
     vi sum[PANEL_ROWS][PANEL_VECS], mins[PANEL_ROWS][PANEL_VECS];
     vf wd[PANEL_VECS], wm[PANEL_VECS];
 
@@ -275,9 +277,9 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_f
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_set1(0);
     if (PANEL_SIDE == 2 && dots_fit(f, r, n_rows))
-        sum_super_pairs(p, f, r, n_rows, sum);
+        sum_super_pairs(p, f, r, n_rows, fetches, sum);
     else
-        sum_super(p, f, r, n_rows, sum);
+        sum_super(p, f, r, n_rows, fetches, sum);
     if (f.has_min)
         dot_mins(p, f, r, 0, n_rows, mins);
     for (int v = 0; v < PANEL_VECS; v++) {
@@ -347,13 +349,14 @@ static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
     return (n_left + n_groups - 1) / n_groups;
 }
 
-/* All rows of a group, their number made a constant. */
+/* All rows of a group, their number made a constant; and for most groups of many rows, that nothing
+ * is left to fetch. */
 static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format f,
                                struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     switch (n_rows) {
 #define TILE(n)                                                                                    \
     if (f.n_sub)                                                                                   \
-        tile_super(p, f, r, n);                                                                    \
+        tile_super(p, f, r, n, true);                                                              \
     else                                                                                           \
         tile_plain(p, f, r, n, n_blocks);                                                          \
     break
@@ -372,6 +375,10 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format 
         TILE(5);
 #endif
     default:
+        if (f.n_sub && r->fetch->n_left == 0) {
+            tile_super(p, f, r, PANEL_ROWS, false);
+            break;
+        }
         TILE(PANEL_ROWS);
 #undef TILE
     }
@@ -397,6 +404,9 @@ static ALWAYS_INLINE void panel_share(struct panel_work *work, struct lane_forma
  * cache of 1 MiB). */
 #define PANEL_ACT_ROWS    512
 #define PANEL_CACHE_BYTES ((size_t)640 * 1024)
+
+/* Lines that a round fetches at least: where rows are many, the first groups do it for all. */
+#define FETCH_ROUND_MIN 8
 
 _Static_assert(PANEL_Y_ROWS <= PANEL_ACT_ROWS, "so that there is a panel in a block of k");
 
@@ -457,7 +467,7 @@ static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, s
         ret.n_run += 63; /* it begins and ends within lines */
     ret.n_a_panel = (ret.n_run + 63) / 64 * (ret.stride == m->row_bytes ? PANEL_OUT : 1);
     ret.n_a_panel = (ret.n_a_panel + n_panels - 1) / n_panels;
-    ret.n_a_round = (ret.n_a_panel + n_rounds - 1) / n_rounds;
+    ret.n_a_round = MAX((ret.n_a_panel + n_rounds - 1) / n_rounds, (size_t)FETCH_ROUND_MIN);
     return ret;
 }
 
