@@ -80,6 +80,12 @@ static inline vi vi_byte_pair(vi x, int i) {
 
     return _mm256_shuffle_epi8(x, vi_or(at, _mm256_set1_epi8((char)(2 * i))));
 }
+/* In a register, here and now: GCC 12 otherwise moves what computes it behind what comes later, or
+ * reads memory again at each use. */
+static inline vi vi_settled(vi a) {
+    __asm__ volatile("" : "+v"(a));
+    return a;
+}
 static inline vf vf_from(vi a) {
     return _mm256_cvtepi32_ps(a);
 }

@@ -10,13 +10,6 @@ static inline vi vi_dot2(vi acc, vi a, vi b) {
     return vi_add(acc, vi_pairs_16(a, b));
 }
 
-/* Done here and now: GCC 12 otherwise moves a run's additions behind all of its products, more than
- * there are registers for. */
-static inline vi vi_settled(vi a) {
-    __asm__ volatile("" : "+v"(a));
-    return a;
-}
-
 static inline int vi_run_steps(int largest) {
     return largest > 127 ? 64 : INT16_MAX / (2 * 127 * largest);
 }
