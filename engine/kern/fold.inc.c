@@ -16,11 +16,12 @@ struct lane_format {
     int offset, largest; /* of the unsigned weights */
     int n_sub; /* sub-blocks with scales of their own in a super-block, 8 or 16; 0: plain blocks */
     bool has_min;
+    bool nibbles; /* panels hold two weights a byte, see panel_weights() */
 };
 
 #define LANE_FORMAT(name, n_sub, has_min)                                                          \
     static const struct lane_format lane_format_##name = {                                         \
-        sizeof(struct name##_block), OFFSET_##name, LARGEST_##name, n_sub, has_min};
+        sizeof(struct name##_block), OFFSET_##name, LARGEST_##name, n_sub, has_min, false};
 LANE_FORMAT(q4_0, 0, false)
 LANE_FORMAT(q4_1, 0, true)
 LANE_FORMAT(q5_0, 0, false)
@@ -35,6 +36,11 @@ LANE_FORMAT(q6_k, 16, false)
 static ALWAYS_INLINE uint32_t block_values(struct lane_format f) {
     return f.n_sub ? QUANT_SUPER : QUANT_BLOCK;
 }
+
+#ifdef PANEL_NIBBLE_ROWS
+static const struct lane_format lane_format_q4_k_nibbles = {
+    sizeof(struct q4_k_block), OFFSET_q4_k, LARGEST_q4_k, 8, true, true};
+#endif
 
 /* ---- activations ---- */
 

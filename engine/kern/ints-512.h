@@ -122,13 +122,24 @@ static inline const uint8_t *vi_settled_address(const uint8_t *p) {
     return p;
 }
 
+/* In each four dwords: dword j of to[i] is dword i of x[j]. */
+static ALWAYS_INLINE void vi_turn(const vi x[4], vi to[4]) {
+    vi y[4] = {_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]),
+               _mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3])};
+
+    to[0] = _mm512_unpacklo_epi64(y[0], y[2]);
+    to[1] = _mm512_unpackhi_epi64(y[0], y[2]);
+    to[2] = _mm512_unpacklo_epi64(y[1], y[3]);
+    to[3] = _mm512_unpackhi_epi64(y[1], y[3]);
+}
+
 /* Bytes [at, at + 16) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines of
  * `ahead` are fetched, at most as many as are read; two of them are apart. */
 static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
                                       struct fetching *ahead, int n_lines) {
     const uint8_t *four =
         from.first + at; /* row 0, 4, 8, 12: the others are addressed from there */
-    vi x[4], y[4];
+    vi x[4];
 
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
@@ -153,12 +164,30 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 3);
     if (n_lines > 3)
         fetch_next(ahead);
-    y[0] = _mm512_unpacklo_epi32(x[0], x[1]);
-    y[1] = _mm512_unpackhi_epi32(x[0], x[1]);
-    y[2] = _mm512_unpacklo_epi32(x[2], x[3]);
-    y[3] = _mm512_unpackhi_epi32(x[2], x[3]);
-    to[0] = _mm512_unpacklo_epi64(y[0], y[2]);
-    to[1] = _mm512_unpackhi_epi64(y[0], y[2]);
-    to[2] = _mm512_unpacklo_epi64(y[1], y[3]);
-    to[3] = _mm512_unpackhi_epi64(y[1], y[3]);
+    vi_turn(x, to);
+}
+
+/* Bytes [at, at + 32) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, four lines
+ * of `ahead` are fetched. */
+static ALWAYS_INLINE void vi_load_32s(struct vi_rows from, size_t at, vi to[8],
+                                      struct fetching *ahead) {
+    const uint8_t *four = from.first + at; /* row 0, then row 8 */
+    vi x[4], half[2][4];                   /* dwords i and i + 4 of eight rows */
+
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++)
+            x[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load_256(four + i * from.stride)),
+                                      load_256(four + (i + 4) * from.stride), 1);
+        fetch_next(ahead);
+        four = vi_settled_address(four + 8 * from.stride);
+        fetch_next(ahead);
+        vi_turn(x, half[h]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        to[i] = _mm512_shuffle_i32x4(half[0][i], half[1][i], 0x88);
+        to[4 + i] = _mm512_shuffle_i32x4(half[0][i], half[1][i], 0xDD);
+    }
 }

@@ -10,10 +10,15 @@
 #include "engine/kern/gemv.inc.c"
 #include "engine/kern/panel.inc.c"
 
-#define MUL(name)                                                                                  \
+#define MUL(name) MUL_EITHER(name, name, 0)
+
+/* Panels of `few` for up to so many rows. */
+#define MUL_EITHER(name, few, few_rows)                                                            \
     static void mul_##name(const struct kern_mul *m) {                                             \
         if (m->n_rows < PANEL_ROWS_MIN && m->n_out >= VI_LANES)                                    \
             gemv(m, lane_format_##name, unpack_lanes_##name);                                      \
+        else if (m->n_rows <= (few_rows))                                                          \
+            panel_mul(m, lane_format_##few, unpack_lanes_##few, panel_share);                      \
         else                                                                                       \
             panel_mul(m, lane_format_##name, unpack_lanes_##name, panel_share);                    \
     }
@@ -25,6 +30,10 @@ MUL(q5_1)
 MUL(q8_0)
 MUL(q2_k)
 MUL(q3_k)
+#ifdef PANEL_NIBBLE_ROWS
+MUL_EITHER(q4_k, q4_k_nibbles, PANEL_NIBBLE_ROWS)
+#else
 MUL(q4_k)
+#endif
 MUL(q5_k)
 MUL(q6_k)

@@ -75,6 +75,18 @@ static ALWAYS_INLINE void fetch_surplus(struct fetching f, size_t n_places) {
         fetch_line(f.at + 64 * i);
 }
 
+/* Step t of block or sub-block s. In a panel of nibbles, bytes are as the k-formats have them: low
+ * nibbles are weights of one sub-block, high ones those of the next. */
+static ALWAYS_INLINE vi panel_weights(const struct weight_panel *p, struct lane_format f, int s,
+                                      int n_steps, int t, int v) {
+    vi pair;
+
+    if (!f.nibbles)
+        return p->w[s * n_steps + t][v];
+    pair = p->w[s / 2 * n_steps + t][v];
+    return s % 2 ? high_nibbles(pair) : low_nibbles(pair);
+}
+
 /*
  * The dot products of n_side blocks or sub-blocks of n_steps of four k, from number `first` on,
  * into dot, which is begun here. Side by side, since a product waits for the one before it in its
@@ -118,7 +130,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
 
 #pragma GCC unroll 4
                 for (int v = 0; v < PANEL_VECS; v++) {
-                    w[v] = p->w[step][v];
+                    w[v] = panel_weights(p, f, first + s, n_steps, t, v);
                     if (n_rows == 3) /* of which GCC reads it three times: a quarter slower */
                         w[v] = vi_settled(w[v]);
                 }

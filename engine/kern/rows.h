@@ -17,6 +17,10 @@ static inline __m128i load_128(const void *p) {
     return _mm_loadu_si128((const __m128i *)p);
 }
 
+static inline __m256i load_256(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
 /*
  * One cache line, in the program's order: a compiler moves prefetches about, and a CPU goes on
  * fetching by itself only where lines follow each other. It drops a prefetch where it has many

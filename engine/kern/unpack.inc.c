@@ -86,6 +86,13 @@ static ALWAYS_INLINE void load_16s(struct unpacking *u, size_t at, vi to[4]) {
                 u->products ? LINES_WITH_PRODUCTS : LINES_WITH_PANELS);
 }
 
+/* Bytes [at, at + 32) likewise. */
+#ifdef PANEL_NIBBLE_ROWS
+static ALWAYS_INLINE void load_32s(struct unpacking *u, size_t at, vi to[8]) {
+    vi_load_32s(u->blocks, at, to, &u->ahead);
+}
+#endif
+
 static inline vi low_nibbles(vi x) {
     return vi_and(x, vi_set1(0x0F0F0F0F));
 }
@@ -131,6 +138,22 @@ static ALWAYS_INLINE void unpack_lanes_q4_k(struct unpacking *u) {
         }
     }
 }
+
+#ifdef PANEL_NIBBLE_ROWS
+/* For a panel of nibbles: bytes as they are. */
+static ALWAYS_INLINE void unpack_lanes_q4_k_nibbles(struct unpacking *u) {
+    lanes_k4_head(u);
+#pragma GCC unroll 4
+    for (int run = 0; run < 4; run++) {
+        vi q[8];
+
+        load_32s(u, offsetof(struct q4_k_block, qs) + 32 * (size_t)run, q);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            put_weights(u, 8 * run + i, q[i]);
+    }
+}
+#endif
 
 static ALWAYS_INLINE void unpack_lanes_q5_k(struct unpacking *u) {
     const vi one = vi_set1(0x01010101);
