@@ -103,24 +103,18 @@ static inline vi broadcast_bytes(const void *p) {
 
 /* ---- the fold ---- */
 
-/* y + d·(wd·dot + wm·sum), plain block b of row i */
-static ALWAYS_INLINE vf fold_plain(struct lane_format f, const struct act_rows *r, int i, int b,
-                                   vf wd, vi dot, vf wm, vf y) {
+/* A plain block, without the activations' scale: wd·dot + wm·sum */
+static ALWAYS_INLINE vf plain_value(struct lane_format f, vf wd, vi dot, vf wm, vf sum) {
     vf value = vf_mul(wd, vf_from(dot));
 
-    if (f.has_min)
-        value = vf_fma(wm, vf_set1((float)row_sums(r, i)[b]), value);
-    return vf_fma(vf_set1(row_scales(r, i)[b]), value, y);
+    return f.has_min ? vf_fma(wm, sum, value) : value;
 }
 
-/* y + d·(wd·sum − wm·mins), the super-block of row i */
-static ALWAYS_INLINE vf fold_super(struct lane_format f, const struct act_rows *r, int i, vf wd,
-                                   vi sum, vf wm, vi mins, vf y) {
+/* A super-block likewise: wd·sum − wm·mins */
+static ALWAYS_INLINE vf super_value(struct lane_format f, vf wd, vi sum, vf wm, vi mins) {
     vf value = vf_mul(wd, vf_from(sum));
 
-    if (f.has_min)
-        value = vf_fnma(wm, vf_from(mins), value);
-    return vf_fma(vf_set1(row_super(r, i)->d), value, y);
+    return f.has_min ? vf_fnma(wm, vf_from(mins), value) : value;
 }
 
 /* Steps of four k that are summed before their sum is taken up, of the n_steps of a block or

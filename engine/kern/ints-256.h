@@ -129,7 +129,8 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
 
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        x[i] = _mm256_set_m128i(load_128(vi_row(from, 4 + i) + at), load_128(vi_row(from, i) + at));
+        x[i] = _mm256_set_m128i(load_128(vi_row(from, 4 + i) + from.gap + at),
+                                load_128(vi_row(from, i) + at));
     if (n_lines > 0)
         fetch_next(ahead);
     if (n_lines > 1)

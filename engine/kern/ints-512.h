@@ -152,7 +152,7 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 1);
     if (n_lines > 2)
         fetch_next(ahead);
-    four = vi_settled_address(four + 4 * from.stride);
+    four = vi_settled_address(four + 4 * from.stride + from.gap);
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 2);

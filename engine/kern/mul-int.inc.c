@@ -1,6 +1,6 @@
 /*
  * The quantised products of the tiers that have integer lanes: panels for prefill, a streaming
- * kernel for decode, which has no place for fewer outputs than a vector has lanes. Included by a
+ * kernel for decode, which has no place for fewer blocks than a vector has lanes. Included by a
  * tier after its ints-*.h and its run-*.inc.c.
  */
 #include "engine/kern/fold.inc.c"
@@ -15,7 +15,7 @@
 /* Panels of `few` for up to so many rows. */
 #define MUL_EITHER(name, few, few_rows)                                                            \
     static void mul_##name(const struct kern_mul *m) {                                             \
-        if (m->n_rows < PANEL_ROWS_MIN && m->n_out >= VI_LANES)                                    \
+        if (gemv_serves(m, lane_format_##name))                                                    \
             gemv(m, lane_format_##name, unpack_lanes_##name);                                      \
         else if (m->n_rows <= (few_rows))                                                          \
             panel_mul(m, lane_format_##few, unpack_lanes_##few, panel_share);                      \

@@ -160,8 +160,11 @@ static ALWAYS_INLINE void panel_fold_plain(const struct weight_panel *p, struct 
                                            const vi dot[PANEL_VECS], vf y[PANEL_VECS]) {
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++)
-        y[v] = fold_plain(f, &r->x, i, b, vf_load(p->d[b] + v * VI_LANES), dot[v],
-                          vf_load(p->m[b] + v * VI_LANES), y[v]);
+        y[v] = vf_fma(vf_set1(row_scales(&r->x, i)[b]),
+                      plain_value(f, vf_load(p->d[b] + v * VI_LANES), dot[v],
+                                  vf_load(p->m[b] + v * VI_LANES),
+                                  vf_set1((float)row_sums(&r->x, i)[b])),
+                      y[v]);
 }
 
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_format f,
@@ -195,7 +198,8 @@ static ALWAYS_INLINE void panel_fold_super(struct lane_format f, const struct pa
     for (int v = 0; v < PANEL_VECS; v++) {
         float *at = r->y[i] + v * VI_LANES;
 
-        vf_store(at, fold_super(f, &r->x, i, wd[v], sum[v], wm[v], mins[v], vf_load(at)));
+        vf_store(at, vf_fma(vf_set1(row_super(&r->x, i)->d),
+                            super_value(f, wd[v], sum[v], wm[v], mins[v]), vf_load(at)));
     }
 }
 
@@ -313,13 +317,13 @@ typedef uint8_t lane_copies[VI_LANES][PANEL_K / QUANT_BLOCK * sizeof(struct q8_0
 static ALWAYS_INLINE struct vi_rows lane_blocks(const struct kern_mul *m, uint32_t first_out,
                                                 size_t at, size_t n_bytes, lane_copies copies) {
     if (first_out + VI_LANES <= m->n_out)
-        return (struct vi_rows){m->w + first_out * m->row_bytes + at, m->row_bytes};
+        return (struct vi_rows){m->w + first_out * m->row_bytes + at, m->row_bytes, 0};
     for (uint32_t lane = 0; lane < VI_LANES; lane++) {
         uint32_t out = first_out + lane < m->n_out ? first_out + lane : m->n_out - 1;
 
         (void)memcpy(copies[lane], m->w + out * m->row_bytes + at, n_bytes);
     }
-    return (struct vi_rows){copies[0], sizeof(copies[0])};
+    return (struct vi_rows){copies[0], sizeof(copies[0]), 0};
 }
 
 /* Sums of so many outputs for so many rows at a time; the scratch holds them and the panel. */

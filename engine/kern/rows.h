@@ -11,6 +11,7 @@
 struct vi_rows {
     const uint8_t *first;
     size_t stride; /* from each to the next */
+    size_t gap;    /* so much more from the first half to the second */
 };
 
 static inline __m128i load_128(const void *p) {

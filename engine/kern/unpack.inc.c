@@ -27,13 +27,14 @@ struct weight_panel {
     _Alignas(64) float m[8][PANEL_OUT];
 };
 
-/* A block of each output on its way. */
+/* A block of each lane on its way. */
 struct unpacking {
     struct vi_rows blocks;
     struct fetching ahead;      /* lines of other weights, meanwhile */
     struct weight_panel *panel; /* into vector v of a panel, a plain block as its block b */
     int v, b;
     struct products *products; /* or, where there are some, at once into these */
+    struct fetching again;     /* with products: lines that were asked for before */
 };
 
 /* ---- where it goes ---- */
@@ -80,10 +81,16 @@ static ALWAYS_INLINE void put_m(struct unpacking *u, vi halves) {
 #define LINES_WITH_PRODUCTS (16 * VI_LANES / 64)
 #define LINES_WITH_PANELS   (LINES_WITH_PRODUCTS / 2)
 
-/* Bytes [at, at + 16) of each output's block: lane j of to[i] is dword i of output j. */
+/* Bytes [at, at + 16) of each lane's block: lane j of to[i] is dword i of block j. */
 static ALWAYS_INLINE void load_16s(struct unpacking *u, size_t at, vi to[4]) {
-    vi_load_16s(u->blocks, at, to, &u->ahead,
-                u->products ? LINES_WITH_PRODUCTS : LINES_WITH_PANELS);
+    vi_load_16s(u->blocks, at, to, &u->ahead, u->products ? 0 : LINES_WITH_PANELS);
+    if (!u->products)
+        return;
+#pragma GCC unroll 4
+    for (int i = 0; i < LINES_WITH_PRODUCTS; i++) {
+        fetch_next(&u->ahead);
+        fetch_next(&u->again);
+    }
 }
 
 /* Bytes [at, at + 32) likewise. */

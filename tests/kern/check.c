@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define K_MAX 2048
+#define K_MAX 10240
 /* Both more than a tier keeps sums of. */
 #define OUT_MAX  300
 #define ROWS_MAX 290
@@ -280,6 +280,20 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     unguard(&w);
 }
 
+/* Rows of so many blocks as the kernels of few rows want: whole groups of lanes, halves, others. */
+static void check_long_rows(const struct kern_ops *tier, enum kern_type type) {
+    uint32_t block = kern_types[type].block_values;
+    static const uint32_t supers[] = {8, 11, 12, 16, 17, 23, 24, 32, 35, 40},
+                          plains[] = {8, 16, 17, 24, 40, 128, 135, 136, 264, 300};
+    static const uint32_t outs[] = {1, 2, 3, 4, 5, 8, 9, 19};
+
+    for (size_t i = 0; block > 1 && i < ARRAY_SIZE(supers); i++)
+        for (size_t j = 0; j < ARRAY_SIZE(outs); j++)
+            for (uint32_t n_rows = 1; n_rows <= 4; n_rows++)
+                check_mul(tier, type, (block == 256 ? supers[i] : plains[i]) * block, outs[j],
+                          n_rows, (enum kind)((i + j + n_rows) % KIND_N), n_rows % 2);
+}
+
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
     uint32_t block = kern_types[type].block_values == 1 ? 1 : kern_types[type].block_values;
     uint32_t n_many = block == 256 ? 5 : block == 32 ? 45 : 300; /* several blocks of a tier's */
@@ -307,6 +321,7 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
     for (int gather = 0; gather < 2; gather++)
         check_mul(tier, type, n_many * block, 33, ROWS_MAX, KIND_GENTLE, gather);
     check_mul(tier, type, n_many * block, OUT_MAX, 17, KIND_GENTLE, false);
+    check_long_rows(tier, type);
 }
 
 static void check_tier(const struct kern_ops *tier) {
