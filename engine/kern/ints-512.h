@@ -167,10 +167,10 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
     vi_turn(x, to);
 }
 
-/* Bytes [at, at + 32) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, four lines
- * of `ahead` are fetched. */
+/* Bytes [at, at + 32) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines
+ * of `ahead` are fetched, none or four. */
 static ALWAYS_INLINE void vi_load_32s(struct vi_rows from, size_t at, vi to[8],
-                                      struct fetching *ahead) {
+                                      struct fetching *ahead, int n_lines) {
     const uint8_t *four = from.first + at; /* row 0, then row 8 */
     vi x[4], half[2][4];                   /* dwords i and i + 4 of eight rows */
 
@@ -180,9 +180,11 @@ static ALWAYS_INLINE void vi_load_32s(struct vi_rows from, size_t at, vi to[8],
         for (size_t i = 0; i < 4; i++)
             x[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load_256(four + i * from.stride)),
                                       load_256(four + (i + 4) * from.stride), 1);
-        fetch_next(ahead);
-        four = vi_settled_address(four + 8 * from.stride);
-        fetch_next(ahead);
+        if (n_lines > 0)
+            fetch_next(ahead);
+        four = vi_settled_address(four + 8 * from.stride + from.gap);
+        if (n_lines > 0)
+            fetch_next(ahead);
         vi_turn(x, half[h]);
     }
 #pragma GCC unroll 4

@@ -1,13 +1,13 @@
 /*
- * Blocks of VI_LANES outputs as vectors: each lane belongs to one output, and a vector holds four
- * values of k of each.
+ * Blocks as vectors, one a lane: of VI_LANES outputs for panels, and of one output, which follow
+ * each other, for products. A vector holds four values of k of each.
  *
- * Bytes are transposed as they are in the file, 16 of each output at a time, and taken apart
- * afterwards, all outputs at once: what unpack.h says of a byte is said here of the bytes of a
+ * Bytes are transposed as they are in the file, 16 or 32 of each block at a time, and taken apart
+ * afterwards, all blocks at once: what unpack.h says of a byte is said here of the bytes of a
  * dword. So the code needs nothing of a tier but dword lanes, and a format's scales cost no more
  * than its weights.
  *
- * Each function unpacks one block of each output: first scales and mins, then weights, where those
+ * Each function unpacks one block of each lane: first scales and mins, then weights, where those
  * of a sub-block, or of a plain block, come in ascending order of k. Included by mul-int.inc.c.
  */
 #include <stddef.h>
@@ -76,29 +76,38 @@ static ALWAYS_INLINE void put_m(struct unpacking *u, vi halves) {
 
 /* ---- where it comes from ---- */
 
-/* Lines that are fetched with 16 bytes of each output: as many as these are where there is nothing
+/* Lines that are fetched with 16 bytes of each lane: as many as these are where there is nothing
  * but unpacking and its products, half of them for panels, whose tiles fetch too. */
 #define LINES_WITH_PRODUCTS (16 * VI_LANES / 64)
 #define LINES_WITH_PANELS   (LINES_WITH_PRODUCTS / 2)
 
-/* Bytes [at, at + 16) of each lane's block: lane j of to[i] is dword i of block j. */
-static ALWAYS_INLINE void load_16s(struct unpacking *u, size_t at, vi to[4]) {
-    vi_load_16s(u->blocks, at, to, &u->ahead, u->products ? 0 : LINES_WITH_PANELS);
-    if (!u->products)
-        return;
-#pragma GCC unroll 4
-    for (int i = 0; i < LINES_WITH_PRODUCTS; i++) {
+/* So many lines of what is fetched with products. */
+static ALWAYS_INLINE void fetch_with_products(struct unpacking *u, int n) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
         fetch_next(&u->ahead);
         fetch_next(&u->again);
     }
 }
 
-/* Bytes [at, at + 32) likewise. */
-#ifdef PANEL_NIBBLE_ROWS
-static ALWAYS_INLINE void load_32s(struct unpacking *u, size_t at, vi to[8]) {
-    vi_load_32s(u->blocks, at, to, &u->ahead);
+/* Bytes [at, at + 16) of each lane's block: lane j of to[i] is dword i of block j. */
+static ALWAYS_INLINE void load_16s(struct unpacking *u, size_t at, vi to[4]) {
+    vi_load_16s(u->blocks, at, to, &u->ahead, u->products ? 0 : LINES_WITH_PANELS);
+    if (u->products)
+        fetch_with_products(u, LINES_WITH_PRODUCTS);
 }
+
+/* Bytes [at, at + 32) likewise. */
+static ALWAYS_INLINE void load_32s(struct unpacking *u, size_t at, vi to[8]) {
+#ifdef PANEL_NIBBLE_ROWS
+    vi_load_32s(u->blocks, at, to, &u->ahead, u->products ? 0 : 2 * LINES_WITH_PANELS);
+    if (u->products)
+        fetch_with_products(u, 2 * LINES_WITH_PRODUCTS);
+#else
+    load_16s(u, at, to);
+    load_16s(u, at + 16, to + 4);
 #endif
+}
 
 static inline vi low_nibbles(vi x) {
     return vi_and(x, vi_set1(0x0F0F0F0F));
@@ -350,17 +359,12 @@ static ALWAYS_INLINE void unpack_lanes_q5_1(struct unpacking *u) {
 }
 
 static ALWAYS_INLINE void unpack_lanes_q8_0(struct unpacking *u) {
-    vi head[4];
+    vi head[4], q[8];
 
     load_16s(u, 0, head);
     put_d(u, head[0]);
-#pragma GCC unroll 2
-    for (int run = 0; run < 2; run++) {
-        vi q[4];
-
-        load_16s(u, offsetof(struct q8_0_block, qs) + 16 * (size_t)run, q);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
-            put_weights(u, 4 * run + i, vi_xor(q[i], vi_set1((int32_t)0x80808080)));
-    }
+    load_32s(u, offsetof(struct q8_0_block, qs), q);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        put_weights(u, i, vi_xor(q[i], vi_set1((int32_t)0x80808080)));
 }
