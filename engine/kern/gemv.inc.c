@@ -18,7 +18,8 @@
 #define CHUNK_K    4096
 
 /* Bytes between what is read and what is fetched for the first time; at least those of CHUNK_OUTS
- * outputs. (Measured; the second time is a chunk and CHUNK_OUTS of them ahead.) */
+ * outputs (measured). The second time is one turn of them ahead, a chunk for each; where a row's
+ * last chunk is shorter, as much of the next outputs' first one. */
 #define FETCH_AHEAD 32768
 
 /* The groups of VI_LANES blocks in a row. */
@@ -26,7 +27,8 @@ static ALWAYS_INLINE uint32_t lane_groups(uint32_t n_blocks) {
     return (n_blocks + VI_LANES - 1) / VI_LANES;
 }
 
-/* Whether the last half of a group is a chunk of its own: then those of two outputs make one. */
+/* Whether half a group is left at a row's end, as a chunk of its own (super-blocks in 16 lanes):
+ * then those of two outputs make one. */
 static ALWAYS_INLINE bool ends_in_half(struct lane_format f, uint32_t n_blocks) {
     return CHUNK_K / block_values(f) == VI_LANES && n_blocks % VI_LANES == VI_LANES / 2;
 }
@@ -51,7 +53,7 @@ static ALWAYS_INLINE void lay_out_acts(const struct kern_mul *m, struct lane_for
     size_t block_bytes = f.n_sub ? sizeof(struct kern_super) : QUANT_BLOCK,
            row = kern_mul_row(m, i);
     struct vi_rows blocks = {act_row(m, i) + block * block_bytes, block_bytes,
-                             half ? (size_t)0 - VI_LANES / 2 * block_bytes : 0};
+                             half ? -(ptrdiff_t)(VI_LANES / 2 * block_bytes) : 0};
     vi *sums = to + acts_sums_at(f), *scales = to + acts_scales_at(f), tail[4];
     struct fetching none = {.n = 0};
 
@@ -126,7 +128,7 @@ struct gemv_fetch {
     size_t ahead, again;
 };
 
-/* Group g of the rows with these blocks. */
+/* These blocks with the rows' activations of group g. */
 static ALWAYS_INLINE void gemv_group(const struct kern_mul *m, struct lane_format f,
                                      unpack_fn *unpack, uint32_t g, struct vi_rows blocks,
                                      struct gemv_fetch fetch, struct products *p) {
@@ -174,12 +176,13 @@ static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format
 static ALWAYS_INLINE void gemv_halves(const struct kern_mul *m, struct lane_format f,
                                       unpack_fn *unpack, int n_rows, uint32_t out, uint32_t n_out,
                                       struct gemv_fetch fetch, float y[][PRODUCT_ROWS]) {
-    size_t at = m->row_bytes - VI_LANES / 2 * f.block_bytes;
+    uint32_t n_blocks = m->x->k / block_values(f);
+    size_t half = VI_LANES / 2 * f.block_bytes, at = n_blocks * f.block_bytes - half;
     struct products p = {.f = f, .n_rows = n_rows};
 
-    gemv_group(m, f, unpack, lane_groups(m->x->k / block_values(f)) - 1,
+    gemv_group(m, f, unpack, lane_groups(n_blocks) - 1,
                (struct vi_rows){m->w + out * m->row_bytes + at, f.block_bytes,
-                                (n_out - 1) * m->row_bytes - VI_LANES / 2 * f.block_bytes},
+                                (ptrdiff_t)((n_out - 1) * m->row_bytes) - (ptrdiff_t)half},
                fetch, &p);
 #pragma GCC unroll 4
     for (int i = 0; i < n_rows; i++) {

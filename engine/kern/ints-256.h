@@ -115,14 +115,14 @@ static inline vf vf_from_half(vi a) {
     return _mm256_cvtph_ps(_mm256_castsi256_si128(a));
 }
 
-/* ---- of many outputs ---- */
+/* ---- of many rows ---- */
 
 static inline const uint8_t *vi_row(struct vi_rows r, int i) {
     return r.first + (size_t)i * r.stride;
 }
 
 /* Bytes [at, at + 16) of eight rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines of
- * `ahead` are fetched, at most as many as are read. */
+ * `ahead` are fetched: none or one. */
 static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
                                       struct fetching *ahead, int n_lines) {
     vi x[4], y[4];
@@ -132,8 +132,6 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
         x[i] = _mm256_set_m128i(load_128(vi_row(from, 4 + i) + from.gap + at),
                                 load_128(vi_row(from, i) + at));
     if (n_lines > 0)
-        fetch_next(ahead);
-    if (n_lines > 1)
         fetch_next(ahead);
     y[0] = _mm256_unpacklo_epi32(x[0], x[1]);
     y[1] = _mm256_unpackhi_epi32(x[0], x[1]);

@@ -113,7 +113,7 @@ static inline vf vf_from_half(vi a) {
     return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
 }
 
-/* ---- of many outputs ---- */
+/* ---- of many rows ---- */
 
 /* GCC computes sixteen addresses before it uses the first of them; there are not as many registers.
  */
@@ -134,7 +134,7 @@ static ALWAYS_INLINE void vi_turn(const vi x[4], vi to[4]) {
 }
 
 /* Bytes [at, at + 16) of sixteen rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines of
- * `ahead` are fetched, at most as many as are read; two of them are apart. */
+ * `ahead` are fetched, apart: none or two. */
 static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
                                       struct fetching *ahead, int n_lines) {
     const uint8_t *four =
@@ -150,8 +150,6 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 1);
-    if (n_lines > 2)
-        fetch_next(ahead);
     four = vi_settled_address(four + 4 * from.stride + from.gap);
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
@@ -162,8 +160,6 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++)
         x[i] = _mm512_inserti32x4(x[i], load_128(four + i * from.stride), 3);
-    if (n_lines > 3)
-        fetch_next(ahead);
     vi_turn(x, to);
 }
 

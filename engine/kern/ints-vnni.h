@@ -11,8 +11,8 @@
 /* From so many rows on panels are faster (measured). */
 #define PANEL_ROWS_MIN 5
 /* Up to so many rows, panels of nibbles: a third of the unpacking is saved, and tiles take nibbles
- * apart in pipes that products leave idle, where a CPU has such. (Measured; without those, it is
- * made again for each group of rows, and about three groups lose what unpacking gains.) */
+ * apart in pipes that products leave idle, where a CPU has such. (Measured. Where it has none, each
+ * group of rows pays for that, and about three of them lose what unpacking gains.) */
 #define PANEL_NIBBLE_ROWS 16
 
 /* acc + four products of unsigned and signed bytes a lane */

@@ -1,11 +1,12 @@
 /*
  * Prefill: the product for many rows, by panels.
  *
- * A panel is 256 values of k for 2·VI_LANES outputs, unpacked once into bytes and used for all
- * rows: four values of k by VI_LANES outputs a vector, so that each lane is one output, nothing is
- * summed across lanes, and the activation's four bytes are broadcast once for both vectors.
- * PANEL_ROWS rows are computed together in registers. A panel (8 KiB), its rows' activations and
- * sums stay in the first two caches: so k goes by blocks, and these by outputs.
+ * A panel is 256 values of k for 2·VI_LANES outputs, unpacked once into bytes (nibbles, where that
+ * is faster for few rows) and used for all rows: four values of k by VI_LANES outputs a vector, so
+ * that each lane is one output, nothing is summed across lanes, and the activation's four bytes are
+ * broadcast once for both vectors. PANEL_ROWS rows are computed together in registers. A panel (8
+ * KiB), its rows' activations and sums stay in the first two caches: so k goes by blocks, and these
+ * by outputs.
  *
  * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then its
  * value into the float of the output, in ascending order of k. Offsets of the unsigned
@@ -131,7 +132,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
 #pragma GCC unroll 4
                 for (int v = 0; v < PANEL_VECS; v++) {
                     w[v] = panel_weights(p, f, first + s, n_steps, t, v);
-                    if (n_rows == 3) /* of which GCC reads it three times: a quarter slower */
+                    if (n_rows == 3) /* GCC reads it again for each of three: a quarter slower */
                         w[v] = vi_settled(w[v]);
                 }
 #pragma GCC unroll 6

@@ -1,7 +1,6 @@
 /*
- * The products of VI_LANES blocks of one output, which follow each other in memory, with a few
- * rows, made while they are unpacked: weights are multiplied in the registers they come in, and
- * never stored.
+ * The products of VI_LANES blocks, of one output or of two, with a few rows, made while they are
+ * unpacked: weights are multiplied in the registers they come in, and never stored.
  *
  * Included by mul-int.inc.c after fold.inc.c.
  */

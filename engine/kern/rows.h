@@ -1,4 +1,5 @@
-/* How the kernels with integer lanes read weights: many rows, while others are fetched. */
+/* How the kernels with integer lanes read weights: many blocks at once, while others are fetched.
+ */
 #pragma once
 
 #include "base/macro.h"
@@ -7,11 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Memory of VI_LANES rows. */
+/* Memory of VI_LANES rows: outputs' weights, or blocks of one output or of two. */
 struct vi_rows {
     const uint8_t *first;
     size_t stride; /* from each to the next */
-    size_t gap;    /* so much more from the first half to the second */
+    ptrdiff_t gap; /* so much more from the first half to the second */
 };
 
 static inline __m128i load_128(const void *p) {

@@ -1,6 +1,6 @@
 /*
- * Blocks as vectors, one a lane: of VI_LANES outputs for panels, and of one output, which follow
- * each other, for products. A vector holds four values of k of each.
+ * Blocks as vectors, one a lane: of VI_LANES outputs for panels, of one output or of two for
+ * products. A vector holds four values of k of each.
  *
  * Bytes are transposed as they are in the file, 16 or 32 of each block at a time, and taken apart
  * afterwards, all blocks at once: what unpack.h says of a byte is said here of the bytes of a
@@ -8,7 +8,8 @@
  * than its weights.
  *
  * Each function unpacks one block of each lane: first scales and mins, then weights, where those
- * of a sub-block, or of a plain block, come in ascending order of k. Included by mul-int.inc.c.
+ * of a sub-block, or of a plain block, come in ascending order of k (but for nibbles, of which two
+ * sub-blocks come at once). Included by mul-int.inc.c.
  */
 #include <stddef.h>
 

@@ -232,11 +232,13 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     size_t row_bytes = k / info->block_values * info->block_bytes;
     struct guarded w = guard(row_bytes * n_out);
     static float x[ROWS_MAX * K_MAX], y[2][(ROWS_MAX + 1) * Y_STRIDE];
-    static _Alignas(64) uint8_t scratch[KERN_SCRATCH_BYTES];
+    static struct guarded scratch; /* stays */
     struct kern_acts acts[2];
     uint32_t rows[ROWS_MAX];
     size_t n_y = (n_rows + 1) * (size_t)Y_STRIDE; /* with a row after the last one */
 
+    if (!scratch.bytes)
+        scratch = guard(KERN_SCRATCH_BYTES);
     fill_blocks(type, w.bytes, row_bytes * n_out, kind);
     if (kind >= KIND_AT_LIMIT)
         fill_limits(x, (size_t)n_rows * k, type, kind);
@@ -261,7 +263,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
                                            .y = y[t],
                                            .y_stride = Y_STRIDE,
                                            .next = n_out % 2 ? w.bytes : NULL,
-                                           .scratch = scratch});
+                                           .scratch = scratch.bytes});
     }
     if (!same_floats(y[0], y[1], n_y)) {
         (void)printf("# %s %s: k %u, outputs %u, rows %u, kind %d, gather %d: other bits\n",
@@ -291,7 +293,7 @@ static void check_long_rows(const struct kern_ops *tier, enum kern_type type) {
         for (size_t j = 0; j < ARRAY_SIZE(outs); j++)
             for (uint32_t n_rows = 1; n_rows <= 4; n_rows++)
                 check_mul(tier, type, (block == 256 ? supers[i] : plains[i]) * block, outs[j],
-                          n_rows, (enum kind)((i + j + n_rows) % KIND_N), n_rows % 2);
+                          n_rows, (enum kind)((i + j + n_rows) % KIND_N), (i + j) % 2);
 }
 
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
