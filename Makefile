@@ -248,7 +248,7 @@ test: all tests-build
 demo:
 	@tests/deps install build
 	@$(MAKE) $(jobs) all
-	@GROKD_BUILD=$(BUILD) ASK="$(ASK)" engine/demo/run.sh
+	@GROKD_BUILD=$(BUILD) engine/demo/run.sh
 
 asan:
 	@tests/deps install build check
