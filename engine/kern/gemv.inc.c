@@ -4,7 +4,8 @@
  * That speed is had where weights are read in the order in which they lie there: sixteen outputs
  * side by side cost a seventh of it, however they are fetched. So the lanes of a vector are blocks
  * of one output that follow each other. Each is summed in its lane, and the lanes are folded in
- * ascending order, which is the definition's. The activations are laid out for that once a product.
+ * ascending order, which is the definition's: those of several outputs side by side, since each
+ * step waits for the one before it. The activations are laid out for that once a product.
  *
  * Lines are fetched twice. A CPU drops a prefetch where it has many under way, as it has wherever
  * memory is slower than we are, and what was dropped would be waited for: so it is asked for again.
@@ -12,25 +13,29 @@
  * Included by mul-int.inc.c after unpack.inc.c.
  */
 
-/* So many outputs take turns, so many values of k each: then the activations stay in the first
- * cache, and what is read is still in long pieces. */
-#define CHUNK_OUTS 4
-#define CHUNK_K    4096
+/* So many outputs take turns. Their sums are the lanes of one vector. */
+#define TURN_OUTS 4
 
-/* Bytes between what is read and what is fetched for the first time; at least those of CHUNK_OUTS
- * outputs (measured). The second time is one turn of them ahead, a chunk for each; where a row's
- * last chunk is shorter, as much of the next outputs' first one. */
-#define FETCH_AHEAD 32768
+/* A turn takes whole rows, where they are read fastest, if their activations stay in the first
+ * cache or near it; else so many values of k, of which they do. (Measured.) */
+#define TURN_ACTS_BYTES 20480
+#define TURN_K          4096
+
+/* Bytes between what is read and what is fetched for the first time, and again (measured). Where
+ * turns are less than rows, it is a turn of whole rows at least, since lines are fetched in
+ * memory's order; and again a turn ahead, or where a row's last turn is shorter as much of the next
+ * rows'. */
+#define FETCH_AHEAD 16384
+#define FETCH_AGAIN 12288
 
 /* The groups of VI_LANES blocks in a row. */
 static ALWAYS_INLINE uint32_t lane_groups(uint32_t n_blocks) {
     return (n_blocks + VI_LANES - 1) / VI_LANES;
 }
 
-/* Whether half a group is left at a row's end, as a chunk of its own (super-blocks in 16 lanes):
- * then those of two outputs make one. */
+/* Whether half a group of super-blocks is left at a row's end: those of two outputs make one. */
 static ALWAYS_INLINE bool ends_in_half(struct lane_format f, uint32_t n_blocks) {
-    return CHUNK_K / block_values(f) == VI_LANES && n_blocks % VI_LANES == VI_LANES / 2;
+    return f.n_sub && n_blocks % VI_LANES == VI_LANES / 2;
 }
 
 /* Where the lanes of the group that has `block` begin: the last ones begin earlier where there are
@@ -43,7 +48,7 @@ static ALWAYS_INLINE uint32_t lanes_begin(uint32_t n_blocks, uint32_t block) {
 static ALWAYS_INLINE bool gemv_serves(const struct kern_mul *m, struct lane_format f) {
     uint32_t n_blocks = m->x->k / block_values(f);
 
-    return m->n_rows < PANEL_ROWS_MIN && n_blocks >= VI_LANES &&
+    return m->n_rows <= PRODUCT_ROWS && n_blocks >= VI_LANES &&
            m->n_rows * lane_groups(n_blocks) * acts_vectors(f) * sizeof(vi) <= KERN_SCRATCH_BYTES;
 }
 
@@ -81,40 +86,62 @@ static ALWAYS_INLINE void lay_out_acts(const struct kern_mul *m, struct lane_for
     (void)memcpy(scales, kern_act_scales(m->x, row) + block, sizeof(*scales));
 }
 
-/* All rows: (n_rows, groups, acts_vectors). */
+/* Row i's activations of group g, in the scratch: (n_rows, groups, acts_vectors). */
+static ALWAYS_INLINE vi *group_acts(const struct kern_mul *m, struct lane_format f, uint32_t i,
+                                    uint32_t g) {
+    uint32_t n_groups = lane_groups(m->x->k / block_values(f));
+
+    return (vi *)m->scratch + ((size_t)i * n_groups + g) * acts_vectors(f);
+}
+
 static ALWAYS_INLINE void lay_out_rows(const struct kern_mul *m, struct lane_format f,
                                        uint32_t n_rows) {
     uint32_t n_blocks = m->x->k / block_values(f), n_groups = lane_groups(n_blocks);
-    vi *acts = m->scratch;
 
     for (uint32_t i = 0; i < n_rows; i++)
         for (uint32_t g = 0; g < n_groups; g++) {
             bool half = g == n_groups - 1 && ends_in_half(f, n_blocks);
 
             lay_out_acts(m, f, i, half ? g * VI_LANES : lanes_begin(n_blocks, g * VI_LANES), half,
-                         acts + ((size_t)i * n_groups + g) * acts_vectors(f));
+                         group_acts(m, f, i, g));
         }
 }
 
-/* y + Σ d·value, lanes [begin, end) one after the other. */
-static ALWAYS_INLINE float fold_lanes(const vi *scales, vf value, uint32_t begin, uint32_t end,
-                                      float y) {
-    const float *d = (const float *)scales;
-    _Alignas(64) float values[VI_LANES];
+/* What a group of blocks has, one value a lane, without the activations' scales: (TURN_OUTS,
+ * VI_LANES), or of half a group (TURN_OUTS, VI_LANES / 2). */
+typedef float group_values[TURN_OUTS * VI_LANES];
 
-    vf_store(values, value);
-    if (begin == 0 && end == VI_LANES) {
+/* Of all rows in a turn, at most: plain blocks have the fewest activations in a group. */
+#define TURN_VALUES_MAX (TURN_ACTS_BYTES / ((QUANT_BLOCK / 4 + 2) * sizeof(vi)))
+_Static_assert(TURN_K / QUANT_BLOCK / VI_LANES * PRODUCT_ROWS <= TURN_VALUES_MAX,
+               "those of TURN_K values fit too");
+
+static ALWAYS_INLINE __m128 fold_by_lane(const vi *scales, const vi by_lane[TURN_OUTS],
+                                         uint32_t begin, uint32_t end, __m128 y) {
+    const float *d = (const float *)scales, *values = (const float *)by_lane;
+
 #pragma GCC unroll 16
-        for (int lane = 0; lane < VI_LANES; lane++)
-            y = __builtin_fmaf(d[lane], values[lane], y);
-        return y;
-    }
     for (uint32_t lane = begin; lane < end; lane++)
-        y = __builtin_fmaf(d[lane], values[lane], y);
+        y = _mm_fmadd_ps(_mm_set1_ps(d[lane]),
+                         _mm_load_ps(values + lane % 4 * VI_LANES + lane / 4 * 4), y);
     return y;
 }
 
-/* Byte `at` of the weights, or of those after them. */
+/* y + Σ d·value of each of TURN_OUTS outputs, over lanes [begin, n_lanes) of n_lanes, one after the
+ * other. */
+static ALWAYS_INLINE __m128 fold_lanes(const vi *scales, const float *values, uint32_t begin,
+                                       uint32_t n_lanes, __m128 y) {
+    vi of_output[TURN_OUTS], by_lane[TURN_OUTS];
+
+    for (uint32_t i = 0; i < TURN_OUTS; i++)
+        (void)memcpy(&of_output[i], values + i * n_lanes, n_lanes * sizeof(*values));
+    vi_turn(of_output, by_lane);
+    if (begin == 0) /* as a rule: these bounds are constant */
+        return fold_by_lane(scales, by_lane, 0, n_lanes, y);
+    return fold_by_lane(scales, by_lane, begin, n_lanes, y);
+}
+
+/* Byte `at` of the weights, or of those after them where they are known. */
 static ALWAYS_INLINE const uint8_t *weights_ahead(const struct kern_mul *m, size_t at) {
     size_t n_bytes = m->n_out * m->row_bytes;
 
@@ -131,103 +158,160 @@ struct gemv_fetch {
 /* These blocks with the rows' activations of group g. */
 static ALWAYS_INLINE void gemv_group(const struct kern_mul *m, struct lane_format f,
                                      unpack_fn *unpack, uint32_t g, struct vi_rows blocks,
-                                     struct gemv_fetch fetch, struct products *p) {
+                                     struct gemv_fetch *fetch, struct products *p) {
     size_t n_lines = (VI_LANES * f.block_bytes + 63) / 64;
-    uint32_t n_groups = lane_groups(m->x->k / block_values(f));
-    const vi *acts = m->scratch;
     struct unpacking u = {
         .blocks = blocks,
-        .ahead = {.at = weights_ahead(m, fetch.ahead), .n = n_lines},
-        .again = {.at = weights_ahead(m, fetch.again), .n = n_lines},
+        .ahead = {.at = weights_ahead(m, fetch->ahead), .n = n_lines},
+        .again = {.at = weights_ahead(m, fetch->again), .n = n_lines},
         .products = p,
     };
 
 #pragma GCC unroll 4
     for (int i = 0; i < p->n_rows; i++)
-        p->acts[i] = acts + ((size_t)i * n_groups + g) * acts_vectors(f);
+        p->acts[i] = group_acts(m, f, (uint32_t)i, g);
     products_begin(p);
     unpack(&u);
+    fetch->ahead += VI_LANES * f.block_bytes;
+    fetch->again += VI_LANES * f.block_bytes;
 }
 
-/* Groups [begin, end) of an output. */
+/* A turn: TURN_OUTS outputs from `out` on, or what is left of them, and some groups of each. */
+struct gemv_turn {
+    uint32_t out, n_out;
+    uint32_t begin, end; /* groups */
+    bool ends_in_half;   /* the last one is halves of two outputs */
+};
+
+/* The whole groups of output j of a turn: (groups, n_rows) */
 static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format f,
-                                    unpack_fn *unpack, int n_rows, uint32_t out, uint32_t begin,
-                                    uint32_t end, struct gemv_fetch fetch, float y[PRODUCT_ROWS]) {
+                                    unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
+                                    struct gemv_fetch *fetch, group_values *values) {
     uint32_t n_blocks = m->x->k / block_values(f);
 
-    for (uint32_t g = begin; g < end; g++) {
-        uint32_t first = lanes_begin(n_blocks, g * VI_LANES);
-        struct products p = {.f = f, .n_rows = n_rows};
+    for (uint32_t g = t.begin; g < t.end - t.ends_in_half; g++) {
+        struct products p; /* all that is used of it is set, and it is large */
 
-        gemv_group(
-            m, f, unpack, g,
-            (struct vi_rows){m->w + out * m->row_bytes + first * f.block_bytes, f.block_bytes, 0},
-            fetch, &p);
-        fetch.ahead += VI_LANES * f.block_bytes;
-        fetch.again += VI_LANES * f.block_bytes;
+        p.f = f;
+        p.n_rows = n_rows;
+        gemv_group(m, f, unpack, g,
+                   (struct vi_rows){m->w + (t.out + j) * m->row_bytes +
+                                        lanes_begin(n_blocks, g * VI_LANES) * f.block_bytes,
+                                    f.block_bytes, 0},
+                   fetch, &p);
 #pragma GCC unroll 4
         for (int i = 0; i < n_rows; i++)
-            y[i] = fold_lanes(p.acts[i] + acts_scales_at(f), products_value(&p, i),
-                              g * VI_LANES - first, VI_LANES, y[i]);
+            vf_store(values[(g - t.begin) * (uint32_t)n_rows + (uint32_t)i] + j * VI_LANES,
+                     products_value(&p, i));
     }
 }
 
-/* The last halves of n_out outputs, one or two. */
+/* The last halves of outputs j and j + 1 of a turn, or of one where that is its last: (n_rows) */
 static ALWAYS_INLINE void gemv_halves(const struct kern_mul *m, struct lane_format f,
-                                      unpack_fn *unpack, int n_rows, uint32_t out, uint32_t n_out,
-                                      struct gemv_fetch fetch, float y[][PRODUCT_ROWS]) {
+                                      unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
+                                      struct gemv_fetch *fetch, group_values *values) {
     uint32_t n_blocks = m->x->k / block_values(f);
     size_t half = VI_LANES / 2 * f.block_bytes, at = n_blocks * f.block_bytes - half;
-    struct products p = {.f = f, .n_rows = n_rows};
+    ptrdiff_t next = j + 1 < t.n_out ? (ptrdiff_t)m->row_bytes : 0;
+    struct products p;
 
-    gemv_group(m, f, unpack, lane_groups(n_blocks) - 1,
-               (struct vi_rows){m->w + out * m->row_bytes + at, f.block_bytes,
-                                (ptrdiff_t)((n_out - 1) * m->row_bytes) - (ptrdiff_t)half},
+    p.f = f;
+    p.n_rows = n_rows;
+    gemv_group(m, f, unpack, t.end - 1,
+               (struct vi_rows){m->w + (t.out + j) * m->row_bytes + at, f.block_bytes,
+                                next - (ptrdiff_t)half},
                fetch, &p);
 #pragma GCC unroll 4
-    for (int i = 0; i < n_rows; i++) {
-        vf value = products_value(&p, i);
+    for (int i = 0; i < n_rows; i++)
+        vf_store(values[i] + j * VI_LANES / 2, products_value(&p, i));
+}
 
-        for (uint32_t j = 0; j < n_out; j++)
-            y[j][i] = fold_lanes(p.acts[i] + acts_scales_at(f), value, j * VI_LANES / 2,
-                                 (j + 1) * VI_LANES / 2, y[j][i]);
+/* What a turn has, and where it is summed up: while the next turn is read, since a fold is a long
+ * wait with nothing to do and nothing to fetch. */
+struct gemv_folding {
+    struct gemv_turn t;
+    uint32_t next; /* group */
+    const group_values *values;
+    __m128 y[PRODUCT_ROWS];
+};
+
+/* Up to n groups. After the last one of these outputs, their sums are put where they belong. */
+static ALWAYS_INLINE void gemv_fold(const struct kern_mul *m, struct lane_format f, int n_rows,
+                                    struct gemv_folding *folding, uint32_t n) {
+    uint32_t n_blocks = m->x->k / block_values(f);
+    struct gemv_turn t = folding->t;
+
+    for (; n > 0 && folding->next < t.end; n--) {
+        uint32_t g = folding->next++;
+        uint32_t begin = g * VI_LANES - lanes_begin(n_blocks, g * VI_LANES);
+        const group_values *values = folding->values + (g - t.begin) * (uint32_t)n_rows;
+
+#pragma GCC unroll 4
+        for (int i = 0; i < n_rows; i++) {
+            const vi *scales = group_acts(m, f, (uint32_t)i, g) + acts_scales_at(f);
+
+            if (t.ends_in_half && g + 1 == t.end)
+                folding->y[i] = fold_lanes(scales, values[i], 0, VI_LANES / 2, folding->y[i]);
+            else
+                folding->y[i] = fold_lanes(scales, values[i], begin, VI_LANES, folding->y[i]);
+            if (g + 1 < lane_groups(n_blocks))
+                continue;
+            (void)memcpy(m->y + (uint32_t)i * m->y_stride + t.out, &folding->y[i],
+                         t.n_out * sizeof(float));
+            folding->y[i] = _mm_setzero_ps();
+        }
     }
 }
 
 static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format f,
                                     unpack_fn *unpack, int n_rows) {
+    const uint32_t acts_bytes = (uint32_t)(acts_vectors(f) * sizeof(vi)),
+                   n_whole = TURN_ACTS_BYTES / (acts_bytes * (uint32_t)n_rows),
+                   n_part = TURN_K / (block_values(f) * VI_LANES);
     uint32_t n_blocks = m->x->k / block_values(f), n_groups = lane_groups(n_blocks);
-    uint32_t n_chunk = CHUNK_K / (block_values(f) * VI_LANES), n_side;
-    size_t chunk_bytes = CHUNK_K / block_values(f) * f.block_bytes;
-    size_t ahead = MAX((size_t)FETCH_AHEAD, CHUNK_OUTS * m->row_bytes);
+    uint32_t n_turn = n_groups <= n_whole ? n_groups : n_part;
+    size_t turn_bytes = n_turn * VI_LANES * f.block_bytes, ahead = FETCH_AHEAD, again = FETCH_AGAIN;
+    _Alignas(64) group_values values[2][TURN_VALUES_MAX];
+    struct gemv_folding folding = {.values = values[1]};
 
-    lay_out_rows(m, f, (uint32_t)n_rows);
-    for (uint32_t first = 0; first < m->n_out; first += CHUNK_OUTS) {
-        uint32_t end = MIN(first + CHUNK_OUTS, m->n_out);
-        float y[CHUNK_OUTS][PRODUCT_ROWS] = {{0}};
-
-        for (uint32_t begin = 0; begin < n_groups; begin += n_chunk) {
-            bool is_last = begin + n_chunk >= n_groups;
-            size_t done = begin / n_chunk * chunk_bytes;
-
-            for (uint32_t out = first; out < end; out += n_side) {
-                struct gemv_fetch fetch = {ahead, is_last
-                                                      ? (out + CHUNK_OUTS) * m->row_bytes
-                                                      : out * m->row_bytes + done + chunk_bytes};
-
-                n_side = is_last && ends_in_half(f, n_blocks) ? MIN(end - out, 2u) : 1;
-                if (is_last && ends_in_half(f, n_blocks))
-                    gemv_halves(m, f, unpack, n_rows, out, n_side, fetch, y + (out - first));
-                else
-                    gemv_part(m, f, unpack, n_rows, out, begin, MIN(begin + n_chunk, n_groups),
-                              fetch, y[out - first]);
-                ahead += n_side * (is_last ? m->row_bytes - done : chunk_bytes);
-            }
-        }
-        for (uint32_t out = first; out < end; out++)
-            for (int i = 0; i < n_rows; i++)
-                m->y[(uint32_t)i * m->y_stride + out] = y[out - first][i];
+    if (n_turn < n_groups) {
+        again = TURN_OUTS * m->row_bytes;
+        ahead = MAX(ahead, again);
     }
+    lay_out_rows(m, f, (uint32_t)n_rows);
+    for (int i = 0; i < 2 && m->n_out % TURN_OUTS;
+         i++) /* outputs that aren't there are folded too */
+        (void)memset(values[i], 0, n_turn * (uint32_t)n_rows * sizeof(values[i][0]));
+    for (uint32_t out = 0; out < m->n_out; out += TURN_OUTS) {
+        struct gemv_turn t = {.out = out, .n_out = MIN(m->n_out - out, (uint32_t)TURN_OUTS)};
+
+        for (t.begin = 0; t.begin < n_groups; t.begin = t.end) {
+            size_t done = t.begin / n_turn * turn_bytes, n_bytes = turn_bytes;
+            group_values *to = values[folding.values == values[0]];
+            struct gemv_fetch fetch = {.ahead = ahead};
+
+            t.end = MIN(t.begin + n_turn, n_groups);
+            t.ends_in_half = t.end == n_groups && ends_in_half(f, n_blocks);
+            if (t.end == n_groups)
+                n_bytes = m->row_bytes - done;
+            for (uint32_t j = 0; j < t.n_out; j++) {
+                if (j == 0 || n_turn < n_groups)
+                    fetch.again =
+                        (out + j) * m->row_bytes + (t.end == n_groups ? again : done + turn_bytes);
+                gemv_part(m, f, unpack, n_rows, t, j, &fetch, to);
+                if (t.ends_in_half && (j % 2 == 1 || j + 1 == t.n_out))
+                    gemv_halves(m, f, unpack, n_rows, t, j - j % 2, &fetch,
+                                to + (t.end - 1 - t.begin) * (uint32_t)n_rows);
+                gemv_fold(m, f, n_rows, &folding, n_turn / TURN_OUTS + 1);
+            }
+            ahead += t.n_out * n_bytes;
+            gemv_fold(m, f, n_rows, &folding, n_turn); /* what fewer outputs left */
+            folding.t = t;
+            folding.next = t.begin;
+            folding.values = to;
+        }
+    }
+    gemv_fold(m, f, n_rows, &folding, n_turn);
 }
 
 /* n_rows: 1 .. PRODUCT_ROWS, made a constant. */
@@ -239,11 +323,6 @@ static ALWAYS_INLINE void gemv(const struct kern_mul *m, struct lane_format f, u
     case 2:
         gemv_rows(m, f, unpack, 2);
         break;
-#if PRODUCT_ROWS > 3
-    case 3:
-        gemv_rows(m, f, unpack, 3);
-        break;
-#endif
     default:
         gemv_rows(m, f, unpack, PRODUCT_ROWS);
         break;

@@ -121,11 +121,22 @@ static inline const uint8_t *vi_row(struct vi_rows r, int i) {
     return r.first + (size_t)i * r.stride;
 }
 
+/* In each four dwords: dword j of to[i] is dword i of x[j]. */
+static ALWAYS_INLINE void vi_turn(const vi x[4], vi to[4]) {
+    vi y[4] = {_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]),
+               _mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3])};
+
+    to[0] = _mm256_unpacklo_epi64(y[0], y[2]);
+    to[1] = _mm256_unpackhi_epi64(y[0], y[2]);
+    to[2] = _mm256_unpacklo_epi64(y[1], y[3]);
+    to[3] = _mm256_unpackhi_epi64(y[1], y[3]);
+}
+
 /* Bytes [at, at + 16) of eight rows: lane j of to[i] is dword i of row j. Meanwhile, n_lines of
  * `ahead` are fetched: none or one. */
 static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
                                       struct fetching *ahead, int n_lines) {
-    vi x[4], y[4];
+    vi x[4];
 
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
@@ -133,12 +144,5 @@ static ALWAYS_INLINE void vi_load_16s(struct vi_rows from, size_t at, vi to[4],
                                 load_128(vi_row(from, i) + at));
     if (n_lines > 0)
         fetch_next(ahead);
-    y[0] = _mm256_unpacklo_epi32(x[0], x[1]);
-    y[1] = _mm256_unpackhi_epi32(x[0], x[1]);
-    y[2] = _mm256_unpacklo_epi32(x[2], x[3]);
-    y[3] = _mm256_unpackhi_epi32(x[2], x[3]);
-    to[0] = _mm256_unpacklo_epi64(y[0], y[2]);
-    to[1] = _mm256_unpackhi_epi64(y[0], y[2]);
-    to[2] = _mm256_unpacklo_epi64(y[1], y[3]);
-    to[3] = _mm256_unpackhi_epi64(y[1], y[3]);
+    vi_turn(x, to);
 }

@@ -7,5 +7,3 @@
 #define PANEL_ROWS 4
 #define PANEL_VECS 2
 #define PANEL_SIDE 1
-/* From so many rows on panels are faster (measured): there are no registers for more at once. */
-#define PANEL_ROWS_MIN 4

@@ -7,8 +7,6 @@
 #define PANEL_ROWS 6
 #define PANEL_VECS 2
 #define PANEL_SIDE 1
-/* From so many rows on panels are faster (measured): there are no registers for more at once. */
-#define PANEL_ROWS_MIN 4
 
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {

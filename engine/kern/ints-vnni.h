@@ -8,8 +8,6 @@
 #define PANEL_VECS 2
 /* Sub-blocks whose products are computed side by side: with scales in pairs. */
 #define PANEL_SIDE 2
-/* From so many rows on panels are faster (measured). */
-#define PANEL_ROWS_MIN 5
 /* Up to so many rows, panels of nibbles: a third of the unpacking is saved, and tiles take nibbles
  * apart in pipes that products leave idle, where a CPU has such. (Measured. Where it has none, each
  * group of rows pays for that, and about three of them lose what unpacking gains.) */

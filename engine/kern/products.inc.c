@@ -4,7 +4,9 @@
  *
  * Included by mul-int.inc.c after fold.inc.c.
  */
-#define PRODUCT_ROWS (PANEL_ROWS_MIN - 1)
+
+/* At most. For more rows panels are faster (measured); some tiers have no registers for them. */
+#define PRODUCT_ROWS 3
 
 /*
  * A row's activations of VI_LANES blocks, lane j of block j, as vectors: steps of four values of k;
