@@ -16,8 +16,8 @@
 /* So many outputs take turns. Their sums are the lanes of one vector. */
 #define TURN_OUTS 4
 
-/* A turn takes whole rows, where they are read fastest, if their activations stay in the first
- * cache or near it; else so many values of k, of which they do. (Measured.) */
+/* A turn takes whole rows, which are read fastest, if their activations stay in the first cache;
+ * else so many values of k. (Measured.) */
 #define TURN_ACTS_BYTES 20480
 #define TURN_K          4096
 
@@ -279,8 +279,8 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
         ahead = MAX(ahead, again);
     }
     lay_out_rows(m, f, (uint32_t)n_rows);
-    for (int i = 0; i < 2 && m->n_out % TURN_OUTS;
-         i++) /* outputs that aren't there are folded too */
+    /* Outputs that aren't there are folded too. */
+    for (int i = 0; i < 2 && m->n_out % TURN_OUTS; i++)
         (void)memset(values[i], 0, n_turn * (uint32_t)n_rows * sizeof(values[i][0]));
     for (uint32_t out = 0; out < m->n_out; out += TURN_OUTS) {
         struct gemv_turn t = {.out = out, .n_out = MIN(m->n_out - out, (uint32_t)TURN_OUTS)};
