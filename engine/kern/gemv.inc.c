@@ -122,8 +122,9 @@ static ALWAYS_INLINE __m128 fold_by_lane(const vi *scales, const vi by_lane[TURN
 
 #pragma GCC unroll 16
     for (uint32_t lane = begin; lane < end; lane++)
-        y = _mm_fmadd_ps(_mm_set1_ps(d[lane]),
-                         _mm_load_ps(values + lane % 4 * VI_LANES + lane / 4 * 4), y);
+        y = _mm_fmadd_ps(
+            _mm_set1_ps(d[lane]),
+            _mm_load_ps(values + lane % TURN_OUTS * VI_LANES + lane / TURN_OUTS * TURN_OUTS), y);
     return y;
 }
 
@@ -155,25 +156,33 @@ struct gemv_fetch {
     size_t ahead, again;
 };
 
-/* These blocks with the rows' activations of group g. */
+/* These blocks with the rows' activations of group g: their values, each row's from number `at` of
+ * its own on. */
 static ALWAYS_INLINE void gemv_group(const struct kern_mul *m, struct lane_format f,
-                                     unpack_fn *unpack, uint32_t g, struct vi_rows blocks,
-                                     struct gemv_fetch *fetch, struct products *p) {
-    size_t n_lines = (VI_LANES * f.block_bytes + 63) / 64;
+                                     unpack_fn *unpack, int n_rows, uint32_t g,
+                                     struct vi_rows blocks, struct gemv_fetch *fetch,
+                                     group_values *values, uint32_t at) {
+    size_t n_bytes = VI_LANES * f.block_bytes, n_lines = (n_bytes + 63) / 64;
+    struct products p; /* GCC 12 keeps all of it in memory where all of it is set to 0 first */
     struct unpacking u = {
         .blocks = blocks,
         .ahead = {.at = weights_ahead(m, fetch->ahead), .n = n_lines},
         .again = {.at = weights_ahead(m, fetch->again), .n = n_lines},
-        .products = p,
+        .products = &p,
     };
 
+    p.f = f;
+    p.n_rows = n_rows;
 #pragma GCC unroll 4
-    for (int i = 0; i < p->n_rows; i++)
-        p->acts[i] = group_acts(m, f, (uint32_t)i, g);
-    products_begin(p);
+    for (int i = 0; i < n_rows; i++)
+        p.acts[i] = group_acts(m, f, (uint32_t)i, g);
+    products_begin(&p);
     unpack(&u);
-    fetch->ahead += VI_LANES * f.block_bytes;
-    fetch->again += VI_LANES * f.block_bytes;
+#pragma GCC unroll 4
+    for (int i = 0; i < n_rows; i++)
+        vf_store(values[i] + at, products_value(&p, i));
+    fetch->ahead += n_bytes;
+    fetch->again += n_bytes;
 }
 
 /* A turn: TURN_OUTS outputs from `out` on, or what is left of them, and some groups of each. */
@@ -188,21 +197,13 @@ static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format
                                     unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
                                     struct gemv_fetch *fetch, group_values *values) {
     uint32_t n_blocks = m->x->k / block_values(f);
+    const uint8_t *row = m->w + (t.out + j) * m->row_bytes;
 
     for (uint32_t g = t.begin; g < t.end - t.ends_in_half; g++) {
-        struct products p; /* all that is used of it is set, and it is large */
+        size_t at = lanes_begin(n_blocks, g * VI_LANES) * f.block_bytes;
 
-        p.f = f;
-        p.n_rows = n_rows;
-        gemv_group(m, f, unpack, g,
-                   (struct vi_rows){m->w + (t.out + j) * m->row_bytes +
-                                        lanes_begin(n_blocks, g * VI_LANES) * f.block_bytes,
-                                    f.block_bytes, 0},
-                   fetch, &p);
-#pragma GCC unroll 4
-        for (int i = 0; i < n_rows; i++)
-            vf_store(values[(g - t.begin) * (uint32_t)n_rows + (uint32_t)i] + j * VI_LANES,
-                     products_value(&p, i));
+        gemv_group(m, f, unpack, n_rows, g, (struct vi_rows){row + at, f.block_bytes, 0}, fetch,
+                   values + (g - t.begin) * (uint32_t)n_rows, j * VI_LANES);
     }
 }
 
@@ -210,20 +211,14 @@ static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format
 static ALWAYS_INLINE void gemv_halves(const struct kern_mul *m, struct lane_format f,
                                       unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
                                       struct gemv_fetch *fetch, group_values *values) {
-    uint32_t n_blocks = m->x->k / block_values(f);
-    size_t half = VI_LANES / 2 * f.block_bytes, at = n_blocks * f.block_bytes - half;
+    size_t half = VI_LANES / 2 * f.block_bytes,
+           at = m->x->k / block_values(f) * f.block_bytes - half;
     ptrdiff_t next = j + 1 < t.n_out ? (ptrdiff_t)m->row_bytes : 0;
-    struct products p;
 
-    p.f = f;
-    p.n_rows = n_rows;
-    gemv_group(m, f, unpack, t.end - 1,
+    gemv_group(m, f, unpack, n_rows, t.end - 1,
                (struct vi_rows){m->w + (t.out + j) * m->row_bytes + at, f.block_bytes,
                                 next - (ptrdiff_t)half},
-               fetch, &p);
-#pragma GCC unroll 4
-    for (int i = 0; i < n_rows; i++)
-        vf_store(values[i] + j * VI_LANES / 2, products_value(&p, i));
+               fetch, values, j * VI_LANES / 2);
 }
 
 /* What a turn has, and where it is summed up: while the next turn is read, since a fold is a long
