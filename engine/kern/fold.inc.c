@@ -47,6 +47,7 @@ static const struct lane_format lane_format_q4_k_nibbles = {
 /* Some rows of them, at a block of k: bytes from a row's start */
 struct act_rows {
     const uint8_t *const *act;
+    size_t stride;  /* from one to the next; 0: it differs */
     size_t a;       /* to the block's values, or the super-block */
     size_t d, sums; /* of plain blocks, to its scale and its sum */
 };
@@ -58,7 +59,7 @@ static inline const uint8_t *act_row(const struct kern_mul *m, uint32_t i) {
 /* At the first block. */
 static ALWAYS_INLINE struct act_rows act_rows_begin(const struct kern_mul *m, struct lane_format f,
                                                     const uint8_t *const *act) {
-    struct act_rows r = {.act = act};
+    struct act_rows r = {.act = act, .stride = m->rows ? 0 : m->x->stride};
 
     if (!f.n_sub) {
         r.d = (size_t)((const uint8_t *)kern_act_scales(m->x, 0) - m->x->data);

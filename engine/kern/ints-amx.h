@@ -3,10 +3,9 @@
 
 #include "engine/kern/ints-vnni.h"
 
-/* From so many rows on tiles are used: a whole one, or more. (Unpacking and folding measured on
- * another CPU, the tiles' part reckoned from their instructions' throughput: 16 rows take about
- * three quarters of the time without tiles.) */
-#define AMX_ROWS_MIN 16
+/* From so many rows on tiles are used: where a group of them takes less time than the rows would
+ * without (measured). */
+#define AMX_ROWS_MIN 12
 
 #define VI_BYTES     64
 
@@ -21,4 +20,14 @@ static inline vi vi_sub_16(vi a, vi b) {
 }
 static inline vi vi_mul_16(vi a, vi b) {
     return _mm512_mullo_epi16(a, b);
+}
+/* Where mask's bits are set those of a, else those of b. */
+static inline vi vi_select(vi mask, vi a, vi b) {
+    return _mm512_ternarylogic_epi32(mask, a, b, 0xCA);
+}
+/* vi_dot2() with two numbers in memory for all lanes. GCC 12 reads those into a general register
+ * and broadcasts them from there, where the instruction does that itself. */
+static inline vi vi_dot2_all(vi acc, vi a, const void *two) {
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(a), "m"(*(const int32_t *)two));
+    return acc;
 }

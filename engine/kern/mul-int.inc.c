@@ -5,6 +5,9 @@
  */
 #include "engine/kern/fold.inc.c"
 #include "engine/kern/products.inc.c"
+#ifdef AMX_ROWS_MIN
+#include "engine/kern/digits.inc.c"
+#endif
 #include "engine/kern/unpack.inc.c"
 
 #include "engine/kern/gemv.inc.c"

@@ -35,7 +35,10 @@ struct unpacking {
     struct weight_panel *panel; /* into vector v of a panel, a plain block as its block b */
     int v, b;
     struct products *products; /* or, where there are some, at once into these */
-    struct fetching again;     /* with products: lines that were asked for before */
+#ifdef AMX_ROWS_MIN
+    struct digits *digits; /* likewise */
+#endif
+    struct fetching again; /* with products: lines that were asked for before */
 };
 
 /* ---- where it goes ---- */
@@ -43,6 +46,10 @@ struct unpacking {
 static ALWAYS_INLINE void put_weights(struct unpacking *u, int step, vi w) {
     if (u->products)
         products_add(u->products, step, w);
+#ifdef AMX_ROWS_MIN
+    else if (u->digits)
+        digits_add(u->digits, step, w);
+#endif
     else
         u->panel->w[8 * u->b + step][u->v] = w;
 }
@@ -51,6 +58,10 @@ static ALWAYS_INLINE void put_weights(struct unpacking *u, int step, vi w) {
 static ALWAYS_INLINE void put_scales(struct unpacking *u, int j, vi pair) {
     if (u->products)
         products_scales(u->products, j, pair);
+#ifdef AMX_ROWS_MIN
+    else if (u->digits)
+        digits_scales(u->digits, j, pair);
+#endif
     else
         u->panel->scale[j][u->v] = pair;
 }
