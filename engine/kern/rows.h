@@ -23,13 +23,18 @@ static inline __m256i load_256(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
 }
 
+/* Into the first cache. A tier can say otherwise. */
+#ifndef FETCH_INSTRUCTION
+#define FETCH_INSTRUCTION "prefetcht0"
+#endif
+
 /*
  * One cache line, in the program's order: a compiler moves prefetches about, and a CPU goes on
  * fetching by itself only where lines follow each other. It drops a prefetch where it has many
  * under way, so those of a run are better spread among other work than made at once.
  */
 static ALWAYS_INLINE void fetch_line(const uint8_t *p) {
-    __asm__ volatile("prefetcht0 %0" : : "m"(*p));
+    __asm__ volatile(FETCH_INSTRUCTION " %0" : : "m"(*p));
 }
 
 /* Lines that are fetched while something else is done, one at each of its steps. */

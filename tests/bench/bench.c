@@ -454,7 +454,7 @@ static const char usage_text[] =
     "  --repeat N            runs of each, of which the median is given (3)\n"
     "  --rows N              rows of one step at most (512)\n"
     "  --isa NAME            kernels of this tier, and roofs of its instructions: generic, avx2,\n"
-    "                        avxvnni, avx512, vnni (the best)\n"
+    "                        avxvnni, avx512, vnni, amx (the best)\n"
     "  --kv f16|f32|q8_0     type of the KV cache (f16)\n"
     "  --json                print one line of JSON\n"
     "  --help                print this\n";
