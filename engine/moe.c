@@ -125,6 +125,27 @@ void moe_sort(const GkEngine *e, uint32_t n_rows) {
     list_active(e, n_slots);
 }
 
+/* From so many slots on: fewer rows are multiplied as fast from where they are, and the threads
+ * would meet once more for nothing. */
+#define GATHER_SLOTS_MIN 128
+
+bool moe_gathers(const GkEngine *e) {
+    return e->shape.n_experts > 0 &&
+           e->scratch.expert_begin[e->shape.n_experts] >= GATHER_SLOTS_MIN;
+}
+
+void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot) {
+    const Scratch *s = &e->scratch;
+    enum act_kind gate = kern_types[l->experts[EXPERT_GATE][0].type].act,
+                  up = kern_types[l->experts[EXPERT_UP][0].type].act;
+
+    for (int kind = 0; kind < ACT_KINDS; kind++)
+        if (kind == gate || kind == up)
+            (void)memcpy(s->slot_x[kind].data + slot * s->slot_x[kind].stride,
+                         s->x[kind].data + s->slot_row[slot] * s->x[kind].stride,
+                         s->x[kind].stride);
+}
+
 /* ---- feed-forward blocks ---- */
 
 static uint32_t n_tiles(uint32_t n, uint32_t tile) {
@@ -177,12 +198,18 @@ static const uint8_t *task_weights(const GkEngine *e, const struct layer *l, enu
 }
 
 static void mul_tile(const GkEngine *e, const struct weight *w, uint32_t begin, uint32_t n,
-                     const uint32_t *rows, uint32_t n_rows, float *tile, const uint8_t *next,
+                     uint32_t slot, uint32_t n_rows, float *tile, const uint8_t *next,
                      void *scratch) {
+    const Scratch *s = &e->scratch;
+    enum act_kind kind = kern_types[w->type].act;
+    struct kern_acts slots = s->slot_x[kind];
+    bool gathered = moe_gathers(e);
+
+    slots.data += slot * slots.stride;
     engine_mul(e, w, begin,
                &(struct kern_mul){.n_out = n,
-                                  .x = &e->scratch.x[kern_types[w->type].act],
-                                  .rows = rows,
+                                  .x = gathered ? &slots : &s->x[kind],
+                                  .rows = gathered ? NULL : s->slot_row + slot,
                                   .n_rows = n_rows,
                                   .y = tile,
                                   .y_stride = TILE_FF,
@@ -204,11 +231,10 @@ void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, siz
 
     for (uint32_t slot = e->scratch.expert_begin[i_expert]; slot < slot_end; slot += TILE_ROWS) {
         uint32_t n_rows = MIN(slot_end - slot, (uint32_t)TILE_ROWS);
-        const uint32_t *rows = e->scratch.slot_row + slot;
 
-        mul_tile(e, expert_weight(l, i_expert, EXPERT_GATE), begin, n, rows, n_rows, gate,
+        mul_tile(e, expert_weight(l, i_expert, EXPERT_GATE), begin, n, slot, n_rows, gate,
                  task_weights(e, l, EXPERT_UP, e->shape.n_ff, TILE_FF, i_task), scratch);
-        mul_tile(e, expert_weight(l, i_expert, EXPERT_UP), begin, n, rows, n_rows, up,
+        mul_tile(e, expert_weight(l, i_expert, EXPERT_UP), begin, n, slot, n_rows, up,
                  task_weights(e, l, EXPERT_GATE, e->shape.n_ff, TILE_FF, i_next), scratch);
         for (uint32_t i = 0; i < n_rows; i++) {
             float *g = gate + (size_t)i * TILE_FF, *u = up + (size_t)i * TILE_FF;

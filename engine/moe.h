@@ -13,6 +13,11 @@ void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *s
  * longer than they wait for memory. */
 void moe_sort(const GkEngine *e, uint32_t n_rows);
 
+/* Whether this step's slots are copied in their order, so that the rows of an expert lie side by
+ * side; then moe_gather() is called for each. */
+bool moe_gathers(const GkEngine *e);
+void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot);
+
 /* The feed-forward blocks as tasks, first (active expert, TILE_FF features) of activation(gate)·up,
  * then (active expert, TILE_OUT outputs) of down. i_next is the task that comes after, or one that
  * isn't there. */

@@ -70,6 +70,8 @@ static void take_layer_acts(struct taker *t, Scratch *s, const struct layer *l, 
     take_acts(t, s->heads, &l->o, n_rows);
     take_x(t, s, &l->experts[EXPERT_GATE][0]);
     take_x(t, s, &l->experts[EXPERT_UP][0]);
+    take_acts(t, s->slot_x, &l->experts[EXPERT_GATE][0], n_slots);
+    take_acts(t, s->slot_x, &l->experts[EXPERT_UP][0], n_slots);
     take_acts(t, s->inner, &l->experts[EXPERT_DOWN][0], n_slots);
 }
 
@@ -173,6 +175,7 @@ void scratch_deinit(Scratch *s, unsigned n_threads) {
     for (int kind = 0; kind < ACT_KINDS; kind++) {
         free(s->x[kind].data);
         free(s->heads[kind].data);
+        free(s->slot_x[kind].data);
         free(s->inner[kind].data);
     }
     *s = (Scratch){0};

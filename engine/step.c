@@ -307,6 +307,7 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
 
 static void feed_forward(struct member *m, const struct layer *l, uint32_t i_layer) {
     const Shape *s = m->shape;
+    size_t begin, end;
 
     each_row(m, i) {
         normalize(m, i, l->ffn_norm);
@@ -316,6 +317,12 @@ static void feed_forward(struct member *m, const struct layer *l, uint32_t i_lay
     if (m->i == 0)
         moe_sort(m->e, m->f->n_rows);
     barrier(m);
+    if (moe_gathers(m->e)) {
+        share(m, (size_t)m->f->n_rows * s->n_experts_used, &begin, &end);
+        for (size_t i = begin; i < end; i++)
+            moe_gather(m->e, l, (uint32_t)i);
+        barrier(m);
+    }
     if (s->n_experts > 0)
         observe_rows(m, "router_probabilities", (int)i_layer, m->s->router, s->n_experts);
     each_task(m, &(struct task_list){.parts = {moe_inner_tasks(m->e)}}, inner_task, l);
