@@ -139,7 +139,7 @@ void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot) {
     enum act_kind gate = kern_types[l->experts[EXPERT_GATE][0].type].act,
                   up = kern_types[l->experts[EXPERT_UP][0].type].act;
 
-    for (int kind = 0; kind < ACT_KINDS; kind++)
+    for (enum act_kind kind = 0; kind < ACT_KINDS; kind++)
         if (kind == gate || kind == up)
             (void)memcpy(s->slot_x[kind].data + slot * s->slot_x[kind].stride,
                          s->x[kind].data + s->slot_row[slot] * s->x[kind].stride,
