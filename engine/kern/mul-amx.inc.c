@@ -28,7 +28,7 @@ _Static_assert(VI_LANES == AMX_ROWS && PANEL_VECS == 2 && PANEL_Y_ROWS % AMX_ROW
 /* The tiles, by number. Sums of the panel's first and second outputs: */
 #define T_SUM_0  0
 #define T_SUM_1  1
-#define T_MORE_0 2 /* more such sums: of high bytes, or of another block */
+#define T_MORE_0 2 /* more such sums: of high digits, or of another block */
 #define T_MORE_1 3
 #define T_ACTS   4
 #define T_W_0    5

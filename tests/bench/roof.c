@@ -79,10 +79,9 @@ PEAK_LOOP(f32_avx512, "avx512f", __m512, _mm512_setzero_ps, STEP_FMA_512, _mm512
 
 /* Four tiles of sums, since each step takes its sum from the one before it. The operands are not
  * zero, which would take less power and so be quicker. */
-#define TILE_ROWS        16
-#define TILE_BYTES       1024
-#define TILE_STEP_OPS    (2.0 * TILE_ROWS * TILE_ROWS * 64)
-#define TILE_ROUND_SHARE 16 /* a step is as much as so many of 512 bits */
+#define TILE_ROWS     16
+#define TILE_BYTES    1024
+#define TILE_STEP_OPS (2.0 * TILE_ROWS * TILE_ROWS * 64)
 
 __attribute__((target("amx-tile,amx-int8"))) static double int8_amx(void) {
     /* LDTILECFG's operand (Intel SDM, volume 1, 18.2): tiles 0 to 3 sums, 4 to 7 operands */
@@ -95,6 +94,7 @@ __attribute__((target("amx-tile,amx-int8"))) static double int8_amx(void) {
         .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
         .n_rows = {16, 16, 16, 16, 16, 16, 16, 16},
     };
+    const unsigned long long n_rounds = COMPUTE_ROUNDS / 16; /* a step does much more */
     _Alignas(64) uint8_t bytes[4 * TILE_BYTES], sums[TILE_BYTES];
 
     for (size_t i = 0; i < sizeof(bytes); i++)
@@ -109,7 +109,7 @@ __attribute__((target("amx-tile,amx-int8"))) static double int8_amx(void) {
     _tile_loadd(5, bytes + TILE_BYTES, 64);
     _tile_loadd(6, bytes + (size_t)2 * TILE_BYTES, 64);
     _tile_loadd(7, bytes + (size_t)3 * TILE_BYTES, 64);
-    for (unsigned long long r = 0; r < COMPUTE_ROUNDS / TILE_ROUND_SHARE; r++) {
+    for (unsigned long long r = 0; r < n_rounds; r++) {
         _tile_dpbsud(0, 4, 6);
         _tile_dpbsud(1, 4, 7);
         _tile_dpbsud(2, 5, 6);
@@ -118,7 +118,7 @@ __attribute__((target("amx-tile,amx-int8"))) static double int8_amx(void) {
     _tile_stored(0, sums, 64);
     _tile_release();
     __asm__ volatile("" : : "r"(sums) : "memory");
-    return (double)(COMPUTE_ROUNDS / TILE_ROUND_SHARE) * 4 * TILE_STEP_OPS;
+    return (double)n_rounds * 4 * TILE_STEP_OPS;
 }
 
 /* Those of gk_isa_names(), with their widest instructions. */
