@@ -5,7 +5,8 @@
  *   Q4_K, Q5_K  scale = 8·high + low, and high·q and low·q are unsigned bytes: none reaches into
  *               the next, so one multiplication of words makes two of them
  *   Q6_K        scale·(q − offset), a signed number of 14 bits, = 256·high + low
- *   Q2_K, Q3_K  need one digit: 0 .. 45, and -124 .. 128, whose scales are negated
+ *   Q2_K, Q3_K  need one digit: 0 .. 45; and -124 .. 128, which fit in a signed byte once scales
+ *               are negated (the fold negates their sums again)
  * Plain blocks, whose scales are floats, have q − offset.
  *
  * Included by mul-int.inc.c after fold.inc.c, where a tier has tiles.
@@ -17,7 +18,7 @@ struct digits {
 };
 
 static ALWAYS_INLINE bool has_one_digit(struct lane_format f) {
-    return f.largest <= 7;
+    return f.largest <= 7; /* Q2_K, Q3_K */
 }
 static ALWAYS_INLINE bool has_digits_of_scale(struct lane_format f) {
     return !has_one_digit(f) && f.offset == 0;

@@ -16,7 +16,7 @@ struct lane_format {
     int offset, largest; /* of the unsigned weights */
     int n_sub; /* sub-blocks with scales of their own in a super-block, 8 or 16; 0: plain blocks */
     bool has_min;
-    bool nibbles; /* panels hold two weights a byte, see panel_weights() */
+    bool nibbles; /* unpacked as two weights a byte: see panel_weights(), digits_add() */
 };
 
 #define LANE_FORMAT(name, n_sub, has_min)                                                          \

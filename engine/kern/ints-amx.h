@@ -8,7 +8,8 @@
 
 #include "engine/kern/ints-vnni.h"
 
-/* From so many rows on tiles are used: where a group of them takes less time than the rows would
+#define HAS_TILES
+/* From so many rows on they are used: where a group of them takes less time than the rows would
  * without (measured). */
 #define AMX_ROWS_MIN 12
 

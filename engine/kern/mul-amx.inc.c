@@ -13,7 +13,8 @@
  *
  * Sums are exact in int32 and folded as everywhere (fold.inc.c); a CPU does that while it
  * multiplies the next tiles, so they go to memory by turns. A tile is always whole: where rows are
- * left over, they are copied, and filled up with the last one.
+ * left over, they are copied, and filled up with the last one, whose sums then go to rows of y that
+ * are not stored at the end.
  *
  * Included by a tier in the place of mul-int.inc.c, whose products serve few rows.
  */
@@ -212,31 +213,31 @@ static ALWAYS_INLINE void amx_fold_super(const struct amx_work *t, struct lane_f
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < AMX_FOLD_ROWS; i++)
+    for (int i = 0; i < AMX_FOLD_ROWS; i++) {
+        vi sum[PANEL_VECS];
+
 #pragma GCC unroll 2
         for (int v = 0; v < PANEL_VECS; v++) {
-            float *y = pass->y[first + i] + v * VI_LANES;
-            vi sum = vi_load(pass->sums[0][v][first + i]);
-
+            sum[v] = vi_load(pass->sums[0][v][first + i]);
             if (!has_one_digit(f))
-                sum =
-                    vi_add(sum, vi_sll(vi_load(pass->sums[1][v][first + i]), high_digit_shift(f)));
+                sum[v] = vi_add(sum[v],
+                                vi_sll(vi_load(pass->sums[1][v][first + i]), high_digit_shift(f)));
             else if (f.offset)
-                sum = vi_sub(vi_set1(0), sum);
-            vf_store(y, vf_fma(vf_set1(x[i]->d), super_value(f, wd[v], sum, wm[v], mins[i][v]),
-                               vf_load(y)));
+                sum[v] = vi_sub(vi_set1(0), sum[v]);
         }
+        panel_fold_super(f, x[i]->d, sum, mins[i], wd, wm, pass->y[first + i]);
+    }
 }
 
 /* A block into the sums of tiles `first` and `second`, and from there to memory. */
-#define AMX_SUM_BLOCK(first, second)                                                               \
+#define AMX_SUM_BLOCK(first, second, sums)                                                         \
     do {                                                                                           \
         _tile_zero(first);                                                                         \
         _tile_zero(second);                                                                        \
         _tile_dpbssd(first, T_ACTS, T_W_0);                                                        \
         _tile_dpbssd(second, T_ACTS, T_W_1);                                                       \
-        _tile_stored(first, pass->sums[i][0], SUMS_STRIDE);                                        \
-        _tile_stored(second, pass->sums[i][1], SUMS_STRIDE);                                       \
+        _tile_stored(first, (sums)[0], SUMS_STRIDE);                                               \
+        _tile_stored(second, (sums)[1], SUMS_STRIDE);                                              \
     } while (0)
 
 /* A block. */
@@ -248,9 +249,9 @@ static ALWAYS_INLINE void amx_step_plain(struct amx_work *t, const struct amx_pa
     _tile_loadd(T_W_0, &p->w[8 * b][0], W_STRIDE);
     _tile_loadd(T_W_1, &p->w[8 * b][1], W_STRIDE);
     if (i % 2 == 0)
-        AMX_SUM_BLOCK(T_SUM_0, T_SUM_1);
+        AMX_SUM_BLOCK(T_SUM_0, T_SUM_1, pass->sums[i]);
     else
-        AMX_SUM_BLOCK(T_MORE_0, T_MORE_1);
+        AMX_SUM_BLOCK(T_MORE_0, T_MORE_1, pass->sums[i]);
 }
 
 static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct lane_format f,
@@ -270,12 +271,8 @@ static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct lane_f
 
 #pragma GCC unroll 4
             for (int b = 0; b < n_blocks; b++)
-                y = vf_fma(vf_set1(d[b]),
-                           plain_value(f, vf_load(p->d[pass->block + b] + v * VI_LANES),
-                                       vi_load(pass->sums[b][v][i]),
-                                       vf_load(p->m[pass->block + b] + v * VI_LANES),
-                                       vf_set1((float)sums[b])),
-                           y);
+                y = panel_fold_plain(p, f, pass->block + b, v, d[b], sums[b],
+                                     vi_load(pass->sums[b][v][i]), y);
             vf_store(at, y);
         }
     }
@@ -283,11 +280,17 @@ static ALWAYS_INLINE void amx_fold_plain(const struct amx_work *t, struct lane_f
 
 /* ---- the product ---- */
 
-static ALWAYS_INLINE void amx_pass(struct amx_work *t, struct lane_format f,
-                                   const struct amx_pass *pass) {
+static ALWAYS_INLINE void amx_run(struct amx_work *t, struct lane_format f,
+                                  const struct amx_pass *pass, struct weight_fetch *fetch) {
+    const size_t n_passes = f.n_sub ? 1 : PANEL_K / QUANT_BLOCK / AMX_STEPS,
+                 n_rounds = group_rounds(f) / n_passes / AMX_STEPS; /* a step */
+
     settle_memory();
 #pragma GCC unroll 4
     for (int i = 0; i < AMX_STEPS; i++) {
+#pragma GCC unroll 2
+        for (size_t j = 0; j < n_rounds; j++)
+            fetch_surplus(begin_round(fetch), 0);
         if (f.n_sub)
             amx_step_super(t, f, pass, i);
         else if (i < pass->n_blocks)
@@ -313,13 +316,12 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format 
     unsigned turn = 0;
 
     for (uint32_t at = 0; at < n_rows; at += AMX_ROWS) {
-        fetch_surplus(begin_round(r->fetch), 0);
         amx_put_rows(&pass, f, r, at, n_rows - at, n_blocks, t->acts);
         for (int block = 0; block < n_blocks; block += AMX_STEPS, turn = !turn) {
             pass.sums = t->sums[turn];
             pass.block = block;
             pass.n_blocks = MIN(n_blocks - block, AMX_STEPS);
-            amx_pass(t, f, &pass);
+            amx_run(t, f, &pass, r->fetch);
         }
     }
 }
@@ -344,7 +346,7 @@ static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format 
             return;                                                                                \
         }                                                                                          \
         _tile_loadconfig(lane_format_##name.n_sub ? &tiles_super : &tiles_plain);                  \
-        panel_mul(m, lane_format_##name, amx_unpack_##name, amx_share);                            \
+        panel_mul(m, lane_format_##name, amx_unpack_##name, amx_share, AMX_ROWS);                  \
         _tile_release();                                                                           \
     }
 

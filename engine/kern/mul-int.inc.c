@@ -5,7 +5,7 @@
  */
 #include "engine/kern/fold.inc.c"
 #include "engine/kern/products.inc.c"
-#ifdef AMX_ROWS_MIN
+#ifdef HAS_TILES
 #include "engine/kern/digits.inc.c"
 #endif
 #include "engine/kern/unpack.inc.c"
@@ -21,9 +21,9 @@
         if (gemv_serves(m, lane_format_##name))                                                    \
             gemv(m, lane_format_##name, unpack_lanes_##name);                                      \
         else if (m->n_rows <= (few_rows))                                                          \
-            panel_mul(m, lane_format_##few, unpack_lanes_##few, panel_share);                      \
+            panel_mul(m, lane_format_##few, unpack_lanes_##few, panel_share, PANEL_ROWS);          \
         else                                                                                       \
-            panel_mul(m, lane_format_##name, unpack_lanes_##name, panel_share);                    \
+            panel_mul(m, lane_format_##name, unpack_lanes_##name, panel_share, PANEL_ROWS);        \
     }
 
 MUL(q4_0)

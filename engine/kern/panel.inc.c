@@ -44,12 +44,9 @@ static ALWAYS_INLINE size_t group_rounds(struct lane_format f) {
     return f.n_sub ? (size_t)f.n_sub / PANEL_SIDE : PANEL_K / QUANT_BLOCK;
 }
 
-static inline size_t row_groups(uint32_t n_rows) {
-    return (n_rows + PANEL_ROWS - 1) / PANEL_ROWS;
-}
-
-static ALWAYS_INLINE size_t panel_rounds(struct lane_format f, uint32_t n_rows) {
-    return PANEL_VECS * unpack_rounds(f) + row_groups(n_rows) * group_rounds(f);
+/* Groups are of n_group rows. */
+static ALWAYS_INLINE size_t panel_rounds(struct lane_format f, uint32_t n_rows, uint32_t n_group) {
+    return PANEL_VECS * unpack_rounds(f) + (n_rows + n_group - 1) / n_group * group_rounds(f);
 }
 
 /* The lines of a round. */
@@ -155,17 +152,13 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
     }
 }
 
-/* Block b of row i, of every output. */
-static ALWAYS_INLINE void panel_fold_plain(const struct weight_panel *p, struct lane_format f,
-                                           const struct panel_rows *r, int i, int b,
-                                           const vi dot[PANEL_VECS], vf y[PANEL_VECS]) {
-#pragma GCC unroll 4
-    for (int v = 0; v < PANEL_VECS; v++)
-        y[v] = vf_fma(vf_set1(row_scales(&r->x, i)[b]),
-                      plain_value(f, vf_load(p->d[b] + v * VI_LANES), dot[v],
-                                  vf_load(p->m[b] + v * VI_LANES),
-                                  vf_set1((float)row_sums(&r->x, i)[b])),
-                      y[v]);
+/* Block b of a row into vector v of its outputs; d and sum are those of the activations. */
+static ALWAYS_INLINE vf panel_fold_plain(const struct weight_panel *p, struct lane_format f, int b,
+                                         int v, float d, int16_t sum, vi dot, vf y) {
+    return vf_fma(vf_set1(d),
+                  plain_value(f, vf_load(p->d[b] + v * VI_LANES), dot,
+                              vf_load(p->m[b] + v * VI_LANES), vf_set1((float)sum)),
+                  y);
 }
 
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_format f,
@@ -182,7 +175,10 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_f
         dot_steps(p, f, b, 1, 8, r, n_rows, begin_round(r->fetch), dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
-            panel_fold_plain(p, f, r, i, b, dot[0][i], y[i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++)
+                y[i][v] = panel_fold_plain(p, f, b, v, row_scales(&r->x, i)[b],
+                                           row_sums(&r->x, i)[b], dot[0][i][v], y[i][v]);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++) {
@@ -191,23 +187,22 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_f
     }
 }
 
-/* The super-block of row i likewise, with the scale and the scale of the mins of each output. */
-static ALWAYS_INLINE void panel_fold_super(struct lane_format f, const struct panel_rows *r, int i,
-                                           const vi sum[PANEL_VECS], const vi mins[PANEL_VECS],
-                                           const vf wd[PANEL_VECS], const vf wm[PANEL_VECS]) {
+/* The super-block of a row likewise, with the scale and the scale of the mins of each output. */
+static ALWAYS_INLINE void panel_fold_super(struct lane_format f, float d, const vi sum[PANEL_VECS],
+                                           const vi mins[PANEL_VECS], const vf wd[PANEL_VECS],
+                                           const vf wm[PANEL_VECS], float y[PANEL_OUT]) {
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL_VECS; v++) {
-        float *at = r->y[i] + v * VI_LANES;
+        float *at = y + v * VI_LANES;
 
-        vf_store(at, vf_fma(vf_set1(row_super(&r->x, i)->d),
-                            super_value(f, wd[v], sum[v], wm[v], mins[v]), vf_load(at)));
+        vf_store(at,
+                 vf_fma(vf_set1(d), super_value(f, wd[v], sum[v], wm[v], mins[v]), vf_load(at)));
     }
 }
 
-/* Σ min·sum of a super-block for rows [first, first + n_rows): side by side, as one alone would
- * wait for itself. */
+/* Σ min·sum of a super-block for each row: side by side, as one alone would wait for itself. */
 static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct lane_format f,
-                                   const struct panel_rows *r, int first, int n_rows,
+                                   const struct panel_rows *r, int n_rows,
                                    vi mins[PANEL_ROWS][PANEL_VECS]) {
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
@@ -217,7 +212,7 @@ static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct lane_for
     for (int j = 0; j < f.n_sub / 2; j++)
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++) {
-            vi pair = broadcast_bytes(row_sub_sums(&r->x, f, first + i) + 2 * j);
+            vi pair = broadcast_bytes(row_sub_sums(&r->x, f, i) + 2 * j);
 
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
@@ -301,14 +296,14 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_f
     else
         sum_super(p, f, r, n_rows, fetches, sum);
     if (f.has_min)
-        dot_mins(p, f, r, 0, n_rows, mins);
+        dot_mins(p, f, r, n_rows, mins);
     for (int v = 0; v < PANEL_VECS; v++) {
         wd[v] = vf_load(p->d[0] + v * VI_LANES);
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
-        panel_fold_super(f, r, i, sum[i], mins[i], wd, wm);
+        panel_fold_super(f, row_super(&r->x, i)->d, sum[i], mins[i], wd, wm, r->y[i]);
 }
 
 /* n_bytes, at most those of a panel, from byte `at` on of VI_LANES outputs. Where fewer are left,
@@ -493,7 +488,7 @@ static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, s
 
 /* Some outputs of some rows. */
 static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_format f,
-                                         unpack_fn *unpack, panel_share_fn *share,
+                                         unpack_fn *unpack, panel_share_fn *share, uint32_t n_group,
                                          uint32_t first_row, uint32_t n_rows) {
     uint32_t block = block_values(f);
     struct panel_work *work = m->scratch;
@@ -515,7 +510,7 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
         };
 
         if (at.k == at.block)
-            fetch = begin_fetch(m, f, &order, at, panel_rounds(f, n_rows));
+            fetch = begin_fetch(m, f, &order, at, panel_rounds(f, n_rows, n_group));
         fetch.n_left = fetch.n_a_panel;
         if (at.k == 0)
             (void)memset(r.y, 0, n_rows * sizeof(*r.y));
@@ -529,8 +524,9 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
                          (m->n_out - out < PANEL_OUT ? m->n_out - out : PANEL_OUT) * sizeof(float));
 }
 
+/* Shares take n_group rows at a time. */
 static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct lane_format f,
-                                    unpack_fn *unpack, panel_share_fn *share) {
+                                    unpack_fn *unpack, panel_share_fn *share, uint32_t n_group) {
     struct kern_mul part = *m;
 
     for (uint32_t out = 0; out < m->n_out; out += part.n_out) {
@@ -540,7 +536,7 @@ static ALWAYS_INLINE void panel_mul(const struct kern_mul *m, struct lane_format
         part.next = out + part.n_out < m->n_out ? part.w + part.n_out * m->row_bytes : m->next;
         for (uint32_t row = 0, n_rows; row < m->n_rows; row += n_rows) {
             n_rows = next_group(m->n_rows - row, PANEL_Y_ROWS);
-            panel_mul_part(&part, f, unpack, share, row, n_rows);
+            panel_mul_part(&part, f, unpack, share, n_group, row, n_rows);
         }
     }
 }

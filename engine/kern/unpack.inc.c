@@ -35,8 +35,8 @@ struct unpacking {
     struct weight_panel *panel; /* into vector v of a panel, a plain block as its block b */
     int v, b;
     struct products *products; /* or, where there are some, at once into these */
-#ifdef AMX_ROWS_MIN
-    struct digits *digits; /* likewise */
+#ifdef HAS_TILES
+    struct digits *digits; /* or weights and scales into these, the rest into the panel */
 #endif
     struct fetching again; /* with products: lines that were asked for before */
 };
@@ -46,7 +46,7 @@ struct unpacking {
 static ALWAYS_INLINE void put_weights(struct unpacking *u, int step, vi w) {
     if (u->products)
         products_add(u->products, step, w);
-#ifdef AMX_ROWS_MIN
+#ifdef HAS_TILES
     else if (u->digits)
         digits_add(u->digits, step, w);
 #endif
@@ -58,7 +58,7 @@ static ALWAYS_INLINE void put_weights(struct unpacking *u, int step, vi w) {
 static ALWAYS_INLINE void put_scales(struct unpacking *u, int j, vi pair) {
     if (u->products)
         products_scales(u->products, j, pair);
-#ifdef AMX_ROWS_MIN
+#ifdef HAS_TILES
     else if (u->digits)
         digits_scales(u->digits, j, pair);
 #endif
