@@ -302,12 +302,24 @@ static void check_long_rows(const struct kern_ops *tier, enum kern_type type) {
             }
 }
 
+/* Plain blocks as few as a panel of weights may have, and one more than it has; rows that leave a
+ * tile unfilled, fill it, and are one more than two of them. */
+static void check_few_blocks(const struct kern_ops *tier, enum kern_type type) {
+    static const uint32_t rows[] = {12, 16, 33};
+
+    for (uint32_t n_blocks = 1; kern_types[type].block_values == 32 && n_blocks <= 9; n_blocks++)
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+            for (int gather = 0; gather < 2; gather++)
+                check_mul(tier, type, n_blocks * 32, 37, rows[i], KIND_GENTLE, gather);
+}
+
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
     uint32_t block = kern_types[type].block_values == 1 ? 1 : kern_types[type].block_values;
     uint32_t n_many = block == 256 ? 5 : block == 32 ? 45 : 300; /* several blocks of a tier's */
     static const uint32_t outs[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 70};
-    static const uint32_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 24, 45};
-    static const uint32_t kind_rows[] = {1, 2, 3, 4, 5, 7, 9, 16, 19};
+    static const uint32_t rows[] = {1,  2,  3,  4,  5,  6,  7,  8,  11, 12,
+                                    13, 14, 15, 16, 17, 24, 32, 33, 45};
+    static const uint32_t kind_rows[] = {1, 2, 3, 4, 5, 7, 9, 12, 15, 16, 19};
 
     for (size_t i = 0; i < ARRAY_SIZE(outs); i++)
         for (size_t j = 0; j < ARRAY_SIZE(rows); j++) {
@@ -325,11 +337,12 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
                        : block == 32 ? 9
                                      : 77) *
                           block,
-                      37, kind_rows[i], (enum kind)kind, false);
+                      37, kind_rows[i], (enum kind)kind, (i + (size_t)kind) % 2);
     for (int gather = 0; gather < 2; gather++)
         check_mul(tier, type, n_many * block, 33, ROWS_MAX, KIND_GENTLE, gather);
     check_mul(tier, type, n_many * block, OUT_MAX, 17, KIND_GENTLE, false);
     check_long_rows(tier, type);
+    check_few_blocks(tier, type);
 }
 
 static void check_tier(const struct kern_ops *tier) {
