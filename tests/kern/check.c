@@ -258,6 +258,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     for (int t = 0; t < 2; t++) {
         for (size_t i = 0; i < n_y; i++)
             y[t][i] = BORDER;
+        (void)memset(scratch.bytes, 0xFF, KERN_SCRATCH_BYTES); /* NaN, or -1 */
         (t ? tier : generic)
             ->mul[type](&(struct kern_mul){.w = w.bytes,
                                            .row_bytes = row_bytes,
