@@ -61,12 +61,14 @@ enum kind {
     KIND_EXTREME,
     KIND_DENORMAL,
     KIND_INFINITE,
-    /* What saturates or wraps in 16 bits: the largest or the smallest weights, and q all 127 or all
-     * -127. */
+    KIND_GENTLE, /* one large value among small ones, as activations often are */
+    /* What saturates or wraps in 16 bits, and the ends of the range that weights times scales have:
+     * the largest or the smallest of both, or the smallest weights times the largest scales; and q
+     * all 127 or all -127. */
     KIND_LARGEST,
     KIND_LARGEST_NEGATED,
     KIND_SMALLEST,
-    KIND_GENTLE, /* one large value among small ones, as activations often are */
+    KIND_OPPOSITE,
     /* Products of sub-blocks that are just what an int16 holds, and one step more. */
     KIND_AT_LIMIT,
     KIND_PAST_LIMIT,
@@ -89,31 +91,47 @@ static void put_half(uint8_t *at, enum kind kind) {
     (void)memcpy(at, &h, sizeof(h));
 }
 
-static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind kind) {
-    static const int scale_at[KERN_TYPE_N][2] = {
-        [KERN_Q4_0] = {0, -1},   [KERN_Q4_1] = {0, 2},  [KERN_Q5_0] = {0, -1},
-        [KERN_Q5_1] = {0, 2},    [KERN_Q8_0] = {0, -1}, [KERN_Q2_K] = {80, 82},
-        [KERN_Q3_K] = {108, -1}, [KERN_Q4_K] = {0, 2},  [KERN_Q5_K] = {0, 2},
-        [KERN_Q6_K] = {208, -1},
-    };
-    size_t block = kern_types[type].block_bytes, q6_k_scales = 192;
+/* Where a block's float16 numbers are (-1: it has no second one), and its integer scales; bytes of
+ * the smallest and the largest weights, and scales. */
+static const struct {
+    int half_at[2];
+    uint8_t scales_at, n_scales;
+    uint8_t weight[2], scale[2];
+} layouts[KERN_TYPE_N] = {
+    [KERN_Q4_0] = {{0, -1}, .weight = {0, 0xFF}},
+    [KERN_Q4_1] = {{0, 2}, .weight = {0, 0xFF}},
+    [KERN_Q5_0] = {{0, -1}, .weight = {0, 0xFF}},
+    [KERN_Q5_1] = {{0, 2}, .weight = {0, 0xFF}},
+    [KERN_Q8_0] = {{0, -1}, .weight = {0x80, 0x7F}},
+    [KERN_Q2_K] = {{80, 82}, 0, 16, {0, 0xFF}, {0, 0xFF}},
+    [KERN_Q3_K] = {{108, -1}, 96, 12, {0, 0xFF}, {0, 0xFF}},
+    [KERN_Q4_K] = {{0, 2}, 4, 12, {0, 0xFF}, {0, 0xFF}},
+    [KERN_Q5_K] = {{0, 2}, 4, 12, {0, 0xFF}, {0, 0xFF}},
+    [KERN_Q6_K] = {{208, -1}, 192, 16, {0, 0xFF}, {0x80, 0x7F}},
+};
 
-    for (size_t i = 0; i < n; i++) {
-        bytes[i] = (uint8_t)next_random();
-        if (kind == KIND_ZERO)
-            bytes[i] = 0;
-        else if (kind == KIND_FULL)
-            bytes[i] = 0xFF;
-        else if (kind == KIND_LARGEST || kind == KIND_LARGEST_NEGATED)
-            bytes[i] = type == KERN_Q8_0 ? 0x7F : 0xFF;
-        else if (kind == KIND_SMALLEST)
-            bytes[i] = type == KERN_Q8_0 ? 0x80 : 0;
-        else if (kind >= KIND_AT_LIMIT) /* Q6_K: -32, the larger one */
-            bytes[i] = type == KERN_Q6_K ? 0 : 0xFF;
-        if (type == KERN_Q6_K && i % block >= q6_k_scales && kind >= KIND_LARGEST &&
-            kind != KIND_GENTLE)
-            bytes[i] = kind == KIND_SMALLEST ? 0x80 : 0x7F;
-    }
+/* Byte `at` of a block. */
+static uint8_t block_byte(enum kern_type type, size_t at, enum kind kind) {
+    size_t scales_at = layouts[type].scales_at;
+    bool is_scale = at >= scales_at && at < scales_at + layouts[type].n_scales;
+    /* Q6_K reaches a limit by its smallest weights, -32. */
+    bool is_small = kind == KIND_SMALLEST || kind == KIND_OPPOSITE ||
+                    (kind >= KIND_AT_LIMIT && type == KERN_Q6_K);
+
+    if (kind == KIND_ZERO)
+        return 0;
+    if (kind == KIND_FULL)
+        return 0xFF;
+    if (kind < KIND_LARGEST)
+        return (uint8_t)next_random();
+    return is_scale ? layouts[type].scale[kind != KIND_SMALLEST] : layouts[type].weight[!is_small];
+}
+
+static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind kind) {
+    size_t block = kern_types[type].block_bytes;
+
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = block_byte(type, i % block, kind);
     if (kern_types[type].act == ACT_F32) {
         for (size_t at = 0; at < n; at += block) {
             float f = ((float)(next_random() % 65536) - 32768) * 1e-4f;
@@ -127,11 +145,9 @@ static void fill_blocks(enum kern_type type, uint8_t *bytes, size_t n, enum kind
         }
         return;
     }
-    for (size_t at = 0; at < n; at += block) {
-        put_half(bytes + at + scale_at[type][0], kind);
-        if (scale_at[type][1] >= 0)
-            put_half(bytes + at + scale_at[type][1], kind);
-    }
+    for (size_t at = 0; at < n; at += block)
+        for (int i = 0; i < 2 && layouts[type].half_at[i] >= 0; i++)
+            put_half(bytes + at + layouts[type].half_at[i], kind);
 }
 
 static void fill_floats(float *x, size_t n, enum kind kind) {
@@ -141,7 +157,7 @@ static void fill_floats(float *x, size_t n, enum kind kind) {
             x[i] = 0;
         else if (kind == KIND_FULL)
             x[i] = i % 2 ? 1.0f : -1.0f; /* every q is ±127 */
-        else if (kind == KIND_LARGEST || kind == KIND_SMALLEST)
+        else if (kind == KIND_LARGEST || kind == KIND_SMALLEST || kind == KIND_OPPOSITE)
             x[i] = 1.0f;
         else if (kind == KIND_LARGEST_NEGATED)
             x[i] = -1.0f;
