@@ -156,6 +156,15 @@ static void check(const char *path, bool exact_floats) {
     check_model(&(struct model){path, GK_KV_F16, exact_floats});
 }
 
+/* A model that is made for the test. */
+static void check_made(GgufWriter *w, const char *name, bool exact_floats) {
+    const char *path = temp_path("%s.gguf", name);
+
+    gguf_writer_save(w, path);
+    gguf_writer_free(w);
+    check(path, exact_floats);
+}
+
 #define GOLDEN "tests/golden/"
 
 static void test_grok(void) {
@@ -205,21 +214,13 @@ static void test_kv_types(void) {
 static void test_mixed_types(void) {
     static const char *const architectures[] = {"llama", "grok"};
 
-    for (size_t i = 0; i < ARRAY_SIZE(architectures); i++) {
-        GgufWriter *w = tiny_mixed_model(architectures[i], false);
-        const char *path = temp_path("%s.gguf", architectures[i]);
-
-        gguf_writer_save(w, path);
-        gguf_writer_free(w);
-        check(path, true);
-    }
+    for (size_t i = 0; i < ARRAY_SIZE(architectures); i++)
+        check_made(tiny_mixed_model(architectures[i], false), architectures[i], true);
 }
 
 /* Every matrix has several blocks of rows, so that every node is home to some. */
 static void test_many_blocks(void) {
     struct tiny_shape shape = tiny_shape_default("llama", KERN_Q4_K);
-    const char *path = temp_path("blocks.gguf");
-    GgufWriter *w;
 
     shape.n_ff = 5 * TILE_FF;
     shape.n_embd = 4 * TILE_OUT;
@@ -227,10 +228,7 @@ static void test_many_blocks(void) {
     shape.n_kv_heads = 4;
     shape.head_size = 64;
     shape.n_vocab = 5 * TILE_OUT + 1;
-    w = tiny_model(&shape);
-    gguf_writer_save(w, path);
-    gguf_writer_free(w);
-    check(path, false);
+    check_made(tiny_model(&shape), "blocks", false);
 }
 
 int main(int argc, char **argv) {
