@@ -231,6 +231,18 @@ static void test_many_blocks(void) {
     check_made(tiny_model(&shape), "blocks", false);
 }
 
+/* No experts: rows stay where they are, however many a step has. */
+static void test_dense(void) {
+    static const enum kern_type types[] = {KERN_Q8_0, KERN_Q4_K};
+
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+        struct tiny_shape shape = tiny_shape_default("llama", types[i]);
+
+        shape.n_experts = shape.n_experts_used = 0;
+        check_made(tiny_model(&shape), kern_types[types[i]].name, false);
+    }
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         {"grok", test_grok, 120},
@@ -240,6 +252,7 @@ int main(int argc, char **argv) {
         {"kv_types", test_kv_types, 120},
         {"mixed_types", test_mixed_types, 120},
         {"many_blocks", test_many_blocks, 120},
+        {"dense", test_dense, 120},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
