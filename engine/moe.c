@@ -140,7 +140,7 @@ void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot) {
                   up = kern_types[l->experts[EXPERT_UP][0].type].act;
 
     for (enum act_kind kind = 0; kind < ACT_KINDS; kind++)
-        if (kind == gate || kind == up)
+        if ((kind == gate || kind == up) && s->slot_x[kind].data)
             (void)memcpy(s->slot_x[kind].data + slot * s->slot_x[kind].stride,
                          s->x[kind].data + s->slot_row[slot] * s->x[kind].stride,
                          s->x[kind].stride);
@@ -203,9 +203,10 @@ static void mul_tile(const GkEngine *e, const struct weight *w, uint32_t begin, 
     const Scratch *s = &e->scratch;
     enum act_kind kind = kern_types[w->type].act;
     struct kern_acts slots = s->slot_x[kind];
-    bool gathered = moe_gathers(e);
+    bool gathered = moe_gathers(e) && slots.data;
 
-    slots.data += slot * slots.stride;
+    if (gathered)
+        slots.data += slot * slots.stride;
     engine_mul(e, w, begin,
                &(struct kern_mul){.n_out = n,
                                   .x = gathered ? &slots : &s->x[kind],

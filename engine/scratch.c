@@ -57,9 +57,18 @@ static void take_x(struct taker *t, Scratch *s, const struct weight *w) {
     take_acts(t, s->x, w, (kern_types[w->type].act == ACT_F32 ? 1 : 2) * (size_t)s->n_x);
 }
 
-static void take_layer_acts(struct taker *t, Scratch *s, const struct layer *l, size_t n_rows,
-                            size_t n_slots) {
+/* Of x, and of slots where these may be copied: kernels of floats read rows from anywhere alike. */
+static void take_expert_x(struct taker *t, Scratch *s, const Shape *shape, const struct weight *w,
+                          size_t n_slots) {
+    take_x(t, s, w);
+    if (shape->n_experts > 0 && kern_types[w->type].act != ACT_F32)
+        take_acts(t, s->slot_x, w, n_slots);
+}
+
+static void take_layer_acts(struct taker *t, Scratch *s, const Shape *shape, const struct layer *l,
+                            size_t n_rows) {
     const struct weight *fine[] = {&l->q, &l->k, &l->v};
+    size_t n_slots = n_rows * n_used(shape);
 
     for (size_t i = 0; i < ARRAY_SIZE(fine); i++) {
         enum act_kind kind = kern_types[fine[i]->type].act;
@@ -68,10 +77,8 @@ static void take_layer_acts(struct taker *t, Scratch *s, const struct layer *l, 
         s->x_has_rest[kind] = kind != ACT_F32;
     }
     take_acts(t, s->heads, &l->o, n_rows);
-    take_x(t, s, &l->experts[EXPERT_GATE][0]);
-    take_x(t, s, &l->experts[EXPERT_UP][0]);
-    take_acts(t, s->slot_x, &l->experts[EXPERT_GATE][0], n_slots);
-    take_acts(t, s->slot_x, &l->experts[EXPERT_UP][0], n_slots);
+    take_expert_x(t, s, shape, &l->experts[EXPERT_GATE][0], n_slots);
+    take_expert_x(t, s, shape, &l->experts[EXPERT_UP][0], n_slots);
     take_acts(t, s->inner, &l->experts[EXPERT_DOWN][0], n_slots);
 }
 
@@ -134,7 +141,7 @@ static void take_all(struct taker *t, Scratch *s, const Shape *shape, const Weig
     take_rows(t, s, shape, n);
     take_experts(t, s, shape, n);
     for (uint32_t i = 0; i < shape->n_layers; i++)
-        take_layer_acts(t, s, &w->layers[i], n, n * n_used(shape));
+        take_layer_acts(t, s, shape, &w->layers[i], n);
     take_x(t, s, &w->output);
     take_threads(t, s, pool);
 }

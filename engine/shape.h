@@ -94,7 +94,7 @@ typedef struct Scratch {
     uint32_t n_x;                      /* n_rows_max, or LOGIT_ROWS if that is more */
     struct kern_acts heads[ACT_KINDS]; // (n_rows, n_heads·head_size) attended, quantised
     struct kern_acts
-        slot_x[ACT_KINDS]; // (n_slots, n_embd) the slots' rows of x, where moe_gathers()
+        slot_x[ACT_KINDS]; // (n_slots, n_embd) experts' rows of x where moe_gathers(); no floats
     struct kern_acts inner[ACT_KINDS]; // (n_slots, n_ff) activation(gate)·up, quantised
     float *router;                     // (n_rows, n_experts) probabilities
     uint32_t *chosen;                  // (n_rows, n_experts_used) expert of each rank
