@@ -38,7 +38,7 @@ struct arguments {
     struct list prefill, context, batch, speculate;
     uint32_t n_decode, n_rows_max;
     enum gk_kv_type kv_type;
-    bool json;
+    bool same_tokens, json;
 };
 
 struct roofs {
@@ -85,7 +85,7 @@ static double expert_share(const struct gk_model_info *info, double n) {
     return (1 - pow(1 - used, n));
 }
 
-/* Bytes of weights read in a step of n rows with different tokens. */
+/* Bytes of weights read in a step of rows with n different tokens. */
 static double step_bytes(const struct gk_model_info *info, double n) {
     double active = (double)info->n_active_bytes, expert_parameters, expert_bytes;
 
@@ -105,8 +105,8 @@ static double row_ops(const struct gk_model_info *info, bool with_head) {
 }
 
 static double step_seconds_at_roof(const struct bench *b, double n_rows, double context) {
-    double bytes =
-        step_bytes(b->info, n_rows) + n_rows * context * (double)b->info->n_kv_bytes_per_token;
+    double bytes = step_bytes(b->info, b->arguments->same_tokens ? 1 : n_rows) +
+                   n_rows * context * (double)b->info->n_kv_bytes_per_token;
     double ops = n_rows * row_ops(b->info, true);
 
     return MAX(bytes / b->beside.read_bytes_per_second, ops / b->beside.int8_ops_per_second);
@@ -179,10 +179,13 @@ static double run_prefill(struct bench *b, uint32_t n) {
 
 /* n_seqs sequences decode n tokens each after `context` positions. */
 static double run_decode(struct bench *b, uint32_t n_seqs, uint32_t context, uint32_t n) {
+    uint32_t n_done = b->n_done;
     GkSeq *seqs[256];
     double seconds;
 
     for (uint32_t i = 0; i < n_seqs; i++) {
+        if (b->arguments->same_tokens)
+            b->n_done = n_done;
         seqs[i] = make_sequence(b, MAX(context, 1u), n + 2);
         while (gk_seq_n_pending(seqs[i]) > 1 || context == 0) {
             step(b, &seqs[i], 1);
@@ -448,6 +451,8 @@ static const char usage_text[] =
     "  --decode N            generate so many tokens (16); 0: don't\n"
     "  --context N,...       after so many positions (0)\n"
     "  --batch N,...         for so many sequences together, at most 256 (none)\n"
+    "  --same-tokens         all of these get the same tokens, so that the same experts serve "
+    "them\n"
     "  --speculate K,...     of one sequence with up to K drafted tokens a step, and without, for "
     "a\n"
     "                        text that is known, one that repeats itself, and another (none)\n"
@@ -497,6 +502,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *a) {
         {"isa", required_argument, NULL, 'i'},
         {"kv", required_argument, NULL, 'k'},
         {"speculate", required_argument, NULL, 's'},
+        {"same-tokens", no_argument, NULL, 'S'},
         {"json", no_argument, NULL, 'j'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -537,6 +543,9 @@ static int parse_arguments(int argc, char **argv, struct arguments *a) {
             break;
         case 's':
             r = parse_list(optarg, &a->speculate);
+            break;
+        case 'S':
+            a->same_tokens = true;
             break;
         case 'j':
             a->json = true;

@@ -6,7 +6,8 @@
 
 --node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
---batch: sequences that decode together, where a peer has a program for it.
+--batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
+experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
 A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it misleads every program.
 """
 import argparse
@@ -28,12 +29,19 @@ def run(command, cwd=None, both=False):
     return done.stdout + done.stderr if both else done.stdout
 
 
+def grokd_bench(a, *options):
+    return json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), "--repeat", "1", *options,
+                           "--json"]))
+
+
 def grokd(a):
-    batch = ["--batch", a.batch] if a.batch else []
-    out = json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), "--prefill",
-                          str(a.prefill), "--decode", str(a.decode), "--repeat", "1", *batch, "--json"]))
-    return {"prefill": out["prefill"][0]["tokens_per_second"], "decode": out["decode"][0]["tokens_per_second"],
-            **{f"batch {row['sequences']}": row["tokens_per_second"] for row in out["batch"]},
+    out = grokd_bench(a, "--prefill", str(a.prefill), "--decode", str(a.decode))
+    batches = {}
+    if a.batch:
+        for name, option in [("batch", ["--same-tokens"]), ("apart", [])]:
+            rows = grokd_bench(a, "--prefill", "1", "--decode", str(a.decode), "--batch", a.batch, *option)["batch"]
+            batches |= {f"{name} {row['sequences']}": row["tokens_per_second"] for row in rows}
+    return {"prefill": out["prefill"][0]["tokens_per_second"], "decode": out["decode"][0]["tokens_per_second"], **batches,
             "prefill_share": out["prefill"][0]["share_of_roof"], "decode_share": out["decode"][0]["share_of_roof"]}
 
 
