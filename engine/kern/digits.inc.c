@@ -42,8 +42,7 @@ static ALWAYS_INLINE void put_digits(struct digits *d, int step, vi q) {
     vi *low = d->low + step * PANEL_VECS, *high = d->high + step * PANEL_VECS, scale, even, odd;
 
     if (!d->f.n_sub) {
-        *low = d->f.offset == 128 ? vi_xor(q, vi_set1((int32_t)0x80808080))
-                                  : vi_sub_8(q, vi_set1(0x01010101 * d->f.offset));
+        *low = vi_sub_8(q, vi_set1(0x01010101 * d->f.offset));
         return;
     }
     scale = d->scale[step / (QUANT_SUPER / 4 / d->f.n_sub)];

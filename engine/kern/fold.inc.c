@@ -16,12 +16,13 @@ struct lane_format {
     int offset, largest; /* of the unsigned weights */
     int n_sub; /* sub-blocks with scales of their own in a super-block, 8 or 16; 0: plain blocks */
     bool has_min;
-    bool nibbles; /* unpacked as two weights a byte: see panel_weights(), digits_add() */
+    bool nibbles;  /* unpacked as two weights a byte: see panel_weights(), digits_add() */
+    bool in_place; /* not unpacked: see mul-amx-bytes.inc.c */
 };
 
 #define LANE_FORMAT(name, n_sub, has_min)                                                          \
     static const struct lane_format lane_format_##name = {                                         \
-        sizeof(struct name##_block), OFFSET_##name, LARGEST_##name, n_sub, has_min, false};
+        sizeof(struct name##_block), OFFSET_##name, LARGEST_##name, n_sub, has_min, false, false};
 LANE_FORMAT(q4_0, 0, false)
 LANE_FORMAT(q4_1, 0, true)
 LANE_FORMAT(q5_0, 0, false)
@@ -39,7 +40,11 @@ static ALWAYS_INLINE uint32_t block_values(struct lane_format f) {
 
 #ifdef PANEL_NIBBLE_ROWS
 static const struct lane_format lane_format_q4_k_nibbles = {
-    sizeof(struct q4_k_block), OFFSET_q4_k, LARGEST_q4_k, 8, true, true};
+    sizeof(struct q4_k_block), OFFSET_q4_k, LARGEST_q4_k, 8, true, true, false};
+#endif
+#ifdef HAS_TILES
+static const struct lane_format lane_format_q8_0_bytes = {
+    sizeof(struct q8_0_block), OFFSET_q8_0, LARGEST_q8_0, 0, false, false, true};
 #endif
 
 /* ---- activations ---- */

@@ -31,6 +31,22 @@ static inline vi vi_mul_16(vi a, vi b) {
 static inline vi vi_select(vi mask, vi a, vi b) {
     return _mm512_ternarylogic_epi32(mask, a, b, 0xCA);
 }
+/* Dword j of to is at p + j·stride, which is below 2^31 for the last one. */
+static inline vi vi_gather(const void *p, size_t stride) {
+    const vi lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+
+    return _mm512_i32gather_epi32(_mm512_mullo_epi32(lanes, vi_set1((int32_t)stride)), p, 1);
+}
+/* Lane i is lane first + i / n of a. */
+static ALWAYS_INLINE vf vf_spread(vf a, int first, int n) {
+#define LANE(i) (first + (i) / n)
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(LANE(0), LANE(1), LANE(2), LANE(3), LANE(4),
+                                                   LANE(5), LANE(6), LANE(7), LANE(8), LANE(9),
+                                                   LANE(10), LANE(11), LANE(12), LANE(13), LANE(14),
+                                                   LANE(15)),
+                                 a);
+#undef LANE
+}
 /* vi_dot2() with two numbers in memory for all lanes. GCC 12 reads those into a general register
  * and broadcasts them from there, where the instruction does that itself. */
 static inline vi vi_dot2_all(vi acc, vi a, const void *two) {

@@ -9,7 +9,8 @@
  * Sub-blocks of a super-block have scales of their own: a tile product for each would be half or
  * three quarters empty, and 16 × 16 multiplications and additions would follow. Instead, scales are
  * multiplied into the weights, once a panel (digits.inc.c), and tiles alone sum a super-block.
- * Plain blocks have float scales, so each is a product of 32 values of k.
+ * Plain blocks have float scales, so each is a product of 32 values of k (and Q8_0 another matter:
+ * mul-amx-bytes.inc.c).
  *
  * Sums are exact in int32 and folded as everywhere (fold.inc.c); a CPU does that while it
  * multiplies the next tiles, so they go to memory by turns. A tile is always whole: where rows are
@@ -101,6 +102,13 @@ struct amx_pass {
 
 /* ---- sixteen rows ---- */
 
+static ALWAYS_INLINE void amx_copy_plain(union amx_acts *copy, const struct act_rows *x,
+                                         const uint8_t *row, size_t n_blocks) {
+    (void)memcpy(copy->plain.q, row + x->a, n_blocks * QUANT_BLOCK);
+    (void)memcpy(copy->plain.d, row + x->d, n_blocks * sizeof(float));
+    (void)memcpy(copy->plain.sums, row + x->sums, n_blocks * sizeof(int16_t));
+}
+
 /* Rows from `at` on, of which n are left. In place, or as copies where they are not evenly apart or
  * fewer than a tile has. */
 static ALWAYS_INLINE void amx_put_rows(struct amx_pass *pass, struct lane_format f,
@@ -119,13 +127,12 @@ static ALWAYS_INLINE void amx_put_rows(struct amx_pass *pass, struct lane_format
     for (uint32_t i = 0; i < AMX_ROWS; i++) {
         const uint8_t *row = x->act[at + MIN(i, n - 1)];
 
-        if (f.n_sub) {
+        if (f.n_sub)
             copies[i].super = *(const struct kern_super *)(const void *)(row + x->a);
-            continue;
-        }
-        (void)memcpy(copies[i].plain.q, row + x->a, (size_t)n_blocks * QUANT_BLOCK);
-        (void)memcpy(copies[i].plain.d, row + x->d, (size_t)n_blocks * sizeof(float));
-        (void)memcpy(copies[i].plain.sums, row + x->sums, (size_t)n_blocks * sizeof(int16_t));
+        else if (n_blocks == PANEL_K / QUANT_BLOCK) /* as a rule: made a constant */
+            amx_copy_plain(&copies[i], x, row, PANEL_K / QUANT_BLOCK);
+        else
+            amx_copy_plain(&copies[i], x, row, (size_t)n_blocks);
     }
     pass->acts = (const uint8_t *)copies;
     pass->stride = sizeof(copies[0]);
@@ -354,9 +361,10 @@ AMX_MUL(q4_0)
 AMX_MUL(q4_1)
 AMX_MUL(q5_0)
 AMX_MUL(q5_1)
-AMX_MUL(q8_0)
 AMX_MUL(q2_k)
 AMX_MUL(q3_k)
 AMX_MUL_OF(q4_k, q4_k_nibbles)
 AMX_MUL(q5_k)
 AMX_MUL(q6_k)
+
+#include "engine/kern/mul-amx-bytes.inc.c"

@@ -28,25 +28,41 @@ struct weight_fetch {
     size_t n_left;               /* of this panel's */
 };
 
+/* A product of some rows by panels: blocks of k, in these the outputs, in these the panels. */
+struct panel_place {
+    uint32_t block, out, k; /* k: from the block's first on */
+};
+struct panel_order {
+    uint32_t n_out, k, block_k;
+};
+
 /* Rows that are computed together. */
 struct panel_rows {
     struct act_rows x;
     float (*y)[PANEL_OUT]; // (PANEL_ROWS)
     struct weight_fetch *fetch;
+    const struct panel_order *order;
+    struct panel_place place;
 };
 
 /* Rounds in which a format's panel is unpacked for a vector of outputs, and multiplied with a group
  * of rows: each takes about as long as the others. */
 static ALWAYS_INLINE size_t unpack_rounds(struct lane_format f) {
-    return f.n_sub ? 1 : PANEL_K / QUANT_BLOCK;
+    return f.in_place ? 0 : f.n_sub ? 1 : PANEL_K / QUANT_BLOCK;
 }
 static ALWAYS_INLINE size_t group_rounds(struct lane_format f) {
-    return f.n_sub ? (size_t)f.n_sub / PANEL_SIDE : PANEL_K / QUANT_BLOCK;
+    return f.n_sub      ? (size_t)f.n_sub / PANEL_SIDE
+           : f.in_place ? PANEL_VECS * (PANEL_K / QUANT_BLOCK)
+                        : PANEL_K / QUANT_BLOCK;
 }
 
 /* Groups are of n_group rows. */
+static inline uint32_t row_groups(uint32_t n_rows, uint32_t n_group) {
+    return (n_rows + n_group - 1) / n_group;
+}
+
 static ALWAYS_INLINE size_t panel_rounds(struct lane_format f, uint32_t n_rows, uint32_t n_group) {
-    return PANEL_VECS * unpack_rounds(f) + (n_rows + n_group - 1) / n_group * group_rounds(f);
+    return PANEL_VECS * unpack_rounds(f) + row_groups(n_rows, n_group) * group_rounds(f);
 }
 
 /* The lines of a round. */
@@ -327,7 +343,7 @@ static ALWAYS_INLINE struct vi_rows lane_blocks(const struct kern_mul *m, uint32
 #define PANEL_Y_OUT  256
 struct panel_work {
     struct weight_panel panel;
-    lane_copies copies;
+    lane_copies copies[PANEL_VECS];
     const uint8_t *act[PANEL_Y_ROWS];
     _Alignas(64) float y[PANEL_Y_OUT / PANEL_OUT][PANEL_Y_ROWS][PANEL_OUT];
 };
@@ -342,13 +358,14 @@ static ALWAYS_INLINE void unpack_panel(struct panel_work *work, const struct ker
         struct unpacking u = {
             .blocks =
                 lane_blocks(m, first_out + (uint32_t)v * VI_LANES, first_block * f.block_bytes,
-                            (size_t)n_blocks * f.block_bytes, work->copies),
+                            (size_t)n_blocks * f.block_bytes, work->copies[v]),
             .panel = &work->panel,
             .v = v,
         };
 
         for (u.b = 0; u.b < n_blocks; u.b++) {
-            u.ahead = begin_round(r->fetch);
+            if (unpack_rounds(f) > 0)
+                u.ahead = begin_round(r->fetch);
             fetch_surplus(u.ahead, (f.block_bytes + 15) / 16 * LINES_WITH_PANELS);
             unpack(&u);
             u.blocks.first += f.block_bytes;
@@ -417,7 +434,7 @@ static ALWAYS_INLINE void panel_share(struct panel_work *work, struct lane_forma
  * that it has room for them, for the weights of PANEL_OUT outputs, and for those of the next ones:
  * larger ones are pushed out before they are read, smaller ones slower to fetch (measured with a
  * cache of 1 MiB). */
-#define PANEL_ACT_ROWS    512
+#define PANEL_ACT_ROWS    520 /* whole groups in two panels of PANEL_Y_ROWS */
 #define PANEL_CACHE_BYTES ((size_t)640 * 1024)
 
 /* Lines that a round fetches at least: where rows are many, the first groups do it for all. */
@@ -436,14 +453,6 @@ static ALWAYS_INLINE uint32_t k_block(struct lane_format f, uint32_t k, uint32_t
 
     return PANEL_K * next_group((k + PANEL_K - 1) / PANEL_K, MIN(by_acts, by_cache));
 }
-
-/* A product of some rows by panels: blocks of k, in these the outputs, in these the panels. */
-struct panel_place {
-    uint32_t block, out, k; /* k: from the block's first on */
-};
-struct panel_order {
-    uint32_t n_out, k, block_k;
-};
 
 /* Moves on. Returns false after the last. */
 static inline bool panel_advance(const struct panel_order *o, struct panel_place *at) {
@@ -497,7 +506,7 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
     struct act_rows x = act_rows_begin(m, f, work->act);
     struct weight_fetch fetch;
 
-    order.block_k = k_block(f, order.k, n_rows);
+    order.block_k = k_block(f, order.k, row_groups(n_rows, n_group) * n_group);
     for (uint32_t i = 0; i < n_rows; i++)
         work->act[i] = act_row(m, first_row + i);
     do {
@@ -507,6 +516,8 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
             .x = act_rows_at(x, f, at.k / block),
             .y = work->y[at.out / PANEL_OUT],
             .fetch = &fetch,
+            .order = &order,
+            .place = at,
         };
 
         if (at.k == at.block)
