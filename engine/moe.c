@@ -129,9 +129,18 @@ void moe_sort(const GkEngine *e, uint32_t n_rows) {
  * would meet once more for nothing. */
 #define GATHER_SLOTS_MIN 128
 
-bool moe_gathers(const GkEngine *e) {
+static bool has_many_slots(const GkEngine *e) {
     return e->shape.n_experts > 0 &&
            e->scratch.expert_begin[e->shape.n_experts] >= GATHER_SLOTS_MIN;
+}
+
+static bool takes_slots(const GkEngine *e, const struct weight *w) {
+    return e->scratch.slot_x[kern_types[w->type].act].data != NULL;
+}
+
+bool moe_gathers(const GkEngine *e, const struct layer *l) {
+    return has_many_slots(e) && (takes_slots(e, &l->experts[EXPERT_GATE][0]) ||
+                                 takes_slots(e, &l->experts[EXPERT_UP][0]));
 }
 
 void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot) {
@@ -203,7 +212,7 @@ static void mul_tile(const GkEngine *e, const struct weight *w, uint32_t begin, 
     const Scratch *s = &e->scratch;
     enum act_kind kind = kern_types[w->type].act;
     struct kern_acts slots = s->slot_x[kind];
-    bool gathered = moe_gathers(e) && slots.data;
+    bool gathered = has_many_slots(e) && takes_slots(e, w);
 
     if (gathered)
         slots.data += slot * slots.stride;

@@ -14,8 +14,8 @@ void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *s
 void moe_sort(const GkEngine *e, uint32_t n_rows);
 
 /* Whether this step's slots are copied in their order, so that the rows of an expert lie side by
- * side; then moe_gather() is called for each. */
-bool moe_gathers(const GkEngine *e);
+ * side for integer products; then moe_gather() is called for each. */
+bool moe_gathers(const GkEngine *e, const struct layer *l);
 void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot);
 
 /* The feed-forward blocks as tasks, first (active expert, TILE_FF features) of activation(gate)·up,

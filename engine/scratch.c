@@ -57,7 +57,8 @@ static void take_x(struct taker *t, Scratch *s, const struct weight *w) {
     take_acts(t, s->x, w, (kern_types[w->type].act == ACT_F32 ? 1 : 2) * (size_t)s->n_x);
 }
 
-/* Of x, and of slots where these may be copied: kernels of floats read rows from anywhere alike. */
+/* Of x, and of slots where these may be copied: kernels of floats are as fast with rows that lie
+ * apart. */
 static void take_expert_x(struct taker *t, Scratch *s, const Shape *shape, const struct weight *w,
                           size_t n_slots) {
     take_x(t, s, w);

@@ -317,7 +317,7 @@ static void feed_forward(struct member *m, const struct layer *l, uint32_t i_lay
     if (m->i == 0)
         moe_sort(m->e, m->f->n_rows);
     barrier(m);
-    if (moe_gathers(m->e)) {
+    if (moe_gathers(m->e, l)) {
         share(m, (size_t)m->f->n_rows * s->n_experts_used, &begin, &end);
         for (size_t i = begin; i < end; i++)
             moe_gather(m->e, l, (uint32_t)i);

@@ -17,7 +17,7 @@ struct lane_format {
     int n_sub; /* sub-blocks with scales of their own in a super-block, 8 or 16; 0: plain blocks */
     bool has_min;
     bool nibbles;  /* unpacked as two weights a byte: see panel_weights(), digits_add() */
-    bool in_place; /* not unpacked: see mul-amx-bytes.inc.c */
+    bool in_place; /* not unpacked: see mul-amx-in-place.inc.c */
 };
 
 #define LANE_FORMAT(name, n_sub, has_min)                                                          \
@@ -43,7 +43,7 @@ static const struct lane_format lane_format_q4_k_nibbles = {
     sizeof(struct q4_k_block), OFFSET_q4_k, LARGEST_q4_k, 8, true, true, false};
 #endif
 #ifdef HAS_TILES
-static const struct lane_format lane_format_q8_0_bytes = {
+static const struct lane_format lane_format_q8_0_in_place = {
     sizeof(struct q8_0_block), OFFSET_q8_0, LARGEST_q8_0, 0, false, false, true};
 #endif
 

@@ -9,8 +9,9 @@
 #include "engine/kern/ints-vnni.h"
 
 #define HAS_TILES
-/* From so many rows on they are used: where a group of them takes less time than the rows would
- * without (measured). */
+
+/* From so many rows on tiles are used, but for Q8_0 (IN_PLACE_ROWS_MIN): where a group of them
+ * takes less time than the rows would without (measured). */
 #define AMX_ROWS_MIN 12
 
 #define VI_BYTES     64
@@ -31,7 +32,7 @@ static inline vi vi_mul_16(vi a, vi b) {
 static inline vi vi_select(vi mask, vi a, vi b) {
     return _mm512_ternarylogic_epi32(mask, a, b, 0xCA);
 }
-/* Dword j of to is at p + j·stride, which is below 2^31 for the last one. */
+/* Lane j is the dword at p + j·stride; 15·stride is below 2^31. */
 static inline vi vi_gather(const void *p, size_t stride) {
     const vi lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 
@@ -46,6 +47,9 @@ static ALWAYS_INLINE vf vf_spread(vf a, int first, int n) {
                                                    LANE(15)),
                                  a);
 #undef LANE
+}
+static inline vf vf_of_bits(vi a) {
+    return _mm512_castsi512_ps(a);
 }
 /* vi_dot2() with two numbers in memory for all lanes. GCC 12 reads those into a general register
  * and broadcasts them from there, where the instruction does that itself. */

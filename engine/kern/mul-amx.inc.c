@@ -10,7 +10,7 @@
  * three quarters empty, and 16 × 16 multiplications and additions would follow. Instead, scales are
  * multiplied into the weights, once a panel (digits.inc.c), and tiles alone sum a super-block.
  * Plain blocks have float scales, so each is a product of 32 values of k (and Q8_0 another matter:
- * mul-amx-bytes.inc.c).
+ * mul-amx-in-place.inc.c).
  *
  * Sums are exact in int32 and folded as everywhere (fold.inc.c); a CPU does that while it
  * multiplies the next tiles, so they go to memory by turns. A tile is always whole: where rows are
@@ -367,4 +367,4 @@ AMX_MUL_OF(q4_k, q4_k_nibbles)
 AMX_MUL(q5_k)
 AMX_MUL(q6_k)
 
-#include "engine/kern/mul-amx-bytes.inc.c"
+#include "engine/kern/mul-amx-in-place.inc.c"

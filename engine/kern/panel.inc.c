@@ -6,7 +6,7 @@
  * that each lane is one output, nothing is summed across lanes, and the activation's four bytes are
  * broadcast once for both vectors. PANEL_ROWS rows are computed together in registers. A panel (8
  * KiB), its rows' activations and sums stay in the first two caches: so k goes by blocks, and these
- * by outputs.
+ * by outputs. (With tiles Q8_0 is not unpacked: mul-amx-in-place.inc.c.)
  *
  * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then its
  * value into the float of the output, in ascending order of k. Offsets of the unsigned
@@ -30,7 +30,7 @@ struct weight_fetch {
 
 /* A product of some rows by panels: blocks of k, in these the outputs, in these the panels. */
 struct panel_place {
-    uint32_t block, out, k; /* k: from the block's first on */
+    uint32_t block, out, k; /* the block's first value of k; this panel's first output and k */
 };
 struct panel_order {
     uint32_t n_out, k, block_k;
@@ -39,7 +39,7 @@ struct panel_order {
 /* Rows that are computed together. */
 struct panel_rows {
     struct act_rows x;
-    float (*y)[PANEL_OUT]; // (PANEL_ROWS)
+    float (*y)[PANEL_OUT]; // (rows of a group)
     struct weight_fetch *fetch;
     const struct panel_order *order;
     struct panel_place place;
@@ -416,7 +416,8 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format 
     }
 }
 
-/* A panel's share of the sums of all rows; r is where it is in rows. */
+/* A panel's share of the sums of all rows; r is where it is in rows. In each block of k, all panels
+ * of the first outputs come first. */
 typedef void panel_share_fn(struct panel_work *work, struct lane_format f, struct panel_rows *r,
                             uint32_t n_rows, int n_blocks);
 
@@ -434,13 +435,14 @@ static ALWAYS_INLINE void panel_share(struct panel_work *work, struct lane_forma
  * that it has room for them, for the weights of PANEL_OUT outputs, and for those of the next ones:
  * larger ones are pushed out before they are read, smaller ones slower to fetch (measured with a
  * cache of 1 MiB). */
-#define PANEL_ACT_ROWS    520 /* whole groups in two panels of PANEL_Y_ROWS */
+#define PANEL_ACT_ROWS    520 /* two panels of PANEL_Y_ROWS, by whole groups of PANEL_ROWS */
 #define PANEL_CACHE_BYTES ((size_t)640 * 1024)
 
 /* Lines that a round fetches at least: where rows are many, the first groups do it for all. */
 #define FETCH_ROUND_MIN 8
 
-_Static_assert(PANEL_Y_ROWS <= PANEL_ACT_ROWS, "so that there is a panel in a block of k");
+_Static_assert((PANEL_Y_ROWS + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS * 2 <= PANEL_ACT_ROWS,
+               "so that there are two panels in a block of k");
 
 static ALWAYS_INLINE size_t panel_bytes(struct lane_format f) {
     return PANEL_OUT * f.block_bytes * (PANEL_K / block_values(f));

@@ -324,15 +324,20 @@ static void check_long_rows(const struct kern_ops *tier, enum kern_type type) {
             }
 }
 
-/* Plain blocks as few as a panel of weights may have, and one more than it has; rows that leave a
- * tile unfilled, fill it, and are one more than two of them. */
-static void check_few_blocks(const struct kern_ops *tier, enum kern_type type) {
-    static const uint32_t rows[] = {12, 16, 33};
+/* Plain blocks as few as a panel of weights may have, one more than it has, and more than rows are
+ * multiplied with at a time; rows that leave a tile unfilled, fill it, and are one more than two of
+ * them. */
+static void check_plain_blocks(const struct kern_ops *tier, enum kern_type type) {
+    static const uint32_t rows[] = {7, 12, 16, 33};
 
-    for (uint32_t n_blocks = 1; kern_types[type].block_values == 32 && n_blocks <= 9; n_blocks++)
-        for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-            for (int gather = 0; gather < 2; gather++)
+    if (kern_types[type].block_values != 32)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+        for (int gather = 0; gather < 2; gather++) {
+            for (uint32_t n_blocks = 1; n_blocks <= 9; n_blocks++)
                 check_mul(tier, type, n_blocks * 32, 37, rows[i], KIND_GENTLE, gather);
+            check_mul(tier, type, 300 * 32, 37, rows[i], KIND_GENTLE, gather);
+        }
 }
 
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
@@ -362,9 +367,10 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
                       37, kind_rows[i], (enum kind)kind, (i + (size_t)kind) % 2);
     for (int gather = 0; gather < 2; gather++)
         check_mul(tier, type, n_many * block, 33, ROWS_MAX, KIND_GENTLE, gather);
+    check_mul(tier, type, n_many * block, 33, 256, KIND_GENTLE, false); /* whole tiles alone */
     check_mul(tier, type, n_many * block, OUT_MAX, 17, KIND_GENTLE, false);
     check_long_rows(tier, type);
-    check_few_blocks(tier, type);
+    check_plain_blocks(tier, type);
 }
 
 static void check_tier(const struct kern_ops *tier) {
@@ -385,7 +391,8 @@ TIER(avx512)
 TIER(vnni)
 TIER(amx)
 
-/* The AMX tier on tiles in plain C. They were used, and were given back. */
+/* The AMX tier on tiles in plain C. They were used, and were given back. (That memory is written
+ * before a tile is loaded from it can only be seen on real ones: these are calls.) */
 static void test_amx_emulated(void) {
     if (!kern_select("vnni"))
         test_skip("this CPU lacks AVX-512 VNNI, which the rest of the tier wants");
