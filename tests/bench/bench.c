@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/engine.h"
+#include "tests/bench/barrier.h"
 #include "tests/bench/median.h"
 #include "tests/bench/roof.h"
 
@@ -409,25 +410,54 @@ static void print_head(const struct bench *b) {
                  b->load_seconds);
 }
 
+/* Of 1, 2, 4 … and all threads: the roofs, and what it costs them to meet. */
+static json_t *bench_teams(const struct bench *b) {
+    json_t *rows = json_array();
+    Error error = ERROR_INIT;
+
+    for (unsigned n = 1;; n = MIN(2 * n, b->n_threads)) {
+        double read = roof_read(n), int8 = roof_int8(n, b->arguments->isa),
+               f32 = roof_f32(n, b->arguments->isa), barrier;
+        GkPool *pool;
+
+        if (gk_pool_new(&pool, n, &error) != 0)
+            die("can't start threads", &error);
+        barrier = barrier_seconds(pool);
+        (void)gk_pool_free(pool);
+        (void)json_array_append_new(
+            rows, json_pack("{s:i, s:f, s:f, s:f, s:f}", "threads", (int)n, "read_bytes_per_second",
+                            read, "int8_ops_per_second", int8, "f32_ops_per_second", f32,
+                            "barrier_seconds", barrier));
+        if (!b->arguments->json)
+            (void)printf("  %-10s %6u   %9.1f GB/s read   %.3f TOPS int8   %.3f TFLOPS f32   "
+                         "%.0f ns a barrier\n",
+                         "threads", n, read / 1e9, int8 / 1e12, f32 / 1e12, barrier * 1e9);
+        if (n == b->n_threads)
+            return rows;
+    }
+}
+
 static int run(struct bench *b) {
-    json_t *prefill, *decode, *batch, *drafts, *all;
+    json_t *teams, *prefill, *decode, *batch, *drafts, *all;
     int r = 0;
 
     if (!b->arguments->json)
         print_head(b);
+    teams = bench_teams(b);
     prefill = bench_prefill(b);
     decode = bench_decode(b);
     batch = bench_batch(b);
     drafts = bench_drafts(b);
     all = json_pack(
-        "{s:s, s:s, s:s, s:{s:i, s:f, s:f, s:f}, s:f, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I}}",
+        "{s:s, s:s, s:s, s:{s:i, s:f, s:f, s:f, s:o}, s:f, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I}}",
         "model", b->arguments->model, "weight_types", b->info->weight_types, "instruction_set",
         b->info->isa, "roofs", "threads", (int)b->n_threads, "read_bytes_per_second",
         b->roofs.read_bytes_per_second, "int8_ops_per_second", b->roofs.int8_ops_per_second,
-        "f32_ops_per_second", b->f32_ops_per_second, "load_seconds", b->load_seconds, "prefill",
-        prefill, "decode", decode, "batch", batch, "drafts", drafts, "memory", "file_bytes",
-        (json_int_t)b->info->n_file_bytes, "resident_bytes", (json_int_t)resident_bytes("VmRSS:"),
-        "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon:"));
+        "f32_ops_per_second", b->f32_ops_per_second, "teams", teams, "load_seconds",
+        b->load_seconds, "prefill", prefill, "decode", decode, "batch", batch, "drafts", drafts,
+        "memory", "file_bytes", (json_int_t)b->info->n_file_bytes, "resident_bytes",
+        (json_int_t)resident_bytes("VmRSS:"), "resident_anonymous_bytes",
+        (json_int_t)resident_bytes("RssAnon:"));
     if (b->arguments->json) {
         r = json_dumpf(all, stdout, JSON_COMPACT);
         (void)putchar('\n');

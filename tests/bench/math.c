@@ -8,6 +8,7 @@
 #include "base/macro.h"
 #include "engine/kern/kern.h"
 #include "engine/pool.h"
+#include "tests/bench/barrier.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -239,22 +240,6 @@ static void bench_products(void) {
 
 /* ---- the pool ---- */
 
-struct team {
-    GkPool *pool;
-    double took; /* of one barrier */
-};
-
-static void meet(void *userdata, unsigned i) {
-    struct team *team = userdata;
-    const int n = 1000; /* short: a round may go by undisturbed */
-    double begin = now();
-
-    for (int j = 0; j < n; j++)
-        pool_barrier(team->pool, i);
-    if (i == 0)
-        team->took = (now() - begin) / n;
-}
-
 static void nothing(void *userdata, unsigned i) {
     (void)userdata;
     (void)i;
@@ -265,23 +250,17 @@ static void run_nothing(void *what) {
 }
 
 static void bench_pool(void) {
-    struct team team;
+    GkPool *pool;
     unsigned n;
 
-    assert(gk_pool_new(&team.pool, 0, NULL) == 0);
-    n = gk_pool_n_threads(team.pool);
-    (void)gk_pool_free(team.pool);
+    assert(gk_pool_new(&pool, 0, NULL) == 0);
+    n = gk_pool_n_threads(pool);
+    (void)gk_pool_free(pool);
     for (unsigned i = 1; i <= n; i++) {
-        double best = INFINITY;
-
-        assert(gk_pool_new(&team.pool, i, NULL) == 0);
-        for (int round = 0; round < ROUNDS; round++) {
-            pool_run(team.pool, meet, &team);
-            best = MIN(best, team.took);
-        }
-        printf("pool of %u   barrier %.0f ns, run %.0f ns\n", i, best * 1e9,
-               seconds_of(run_nothing, team.pool) * 1e9);
-        (void)gk_pool_free(team.pool);
+        assert(gk_pool_new(&pool, i, NULL) == 0);
+        printf("pool of %u   barrier %.0f ns, run %.0f ns\n", i, barrier_seconds(pool) * 1e9,
+               seconds_of(run_nothing, pool) * 1e9);
+        (void)gk_pool_free(pool);
     }
 }
 

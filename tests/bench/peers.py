@@ -35,12 +35,12 @@ def grokd_bench(a, *options):
 
 
 def grokd(a):
-    out = grokd_bench(a, "--prefill", str(a.prefill), "--decode", str(a.decode))
-    batches = {}
+    decode, batch = ["--decode", str(a.decode)], ["--batch", a.batch] if a.batch else []
+    out = grokd_bench(a, "--prefill", str(a.prefill), *decode, *batch, "--same-tokens")
+    batches = {f"batch {row['sequences']}": row["tokens_per_second"] for row in out["batch"]}
     if a.batch:
-        for name, option in [("batch", ["--same-tokens"]), ("apart", [])]:
-            rows = grokd_bench(a, "--prefill", "1", "--decode", str(a.decode), "--batch", a.batch, *option)["batch"]
-            batches |= {f"{name} {row['sequences']}": row["tokens_per_second"] for row in rows}
+        apart = grokd_bench(a, "--prefill", "1", *decode, *batch)["batch"]
+        batches |= {f"apart {row['sequences']}": row["tokens_per_second"] for row in apart}
     return {"prefill": out["prefill"][0]["tokens_per_second"], "decode": out["decode"][0]["tokens_per_second"], **batches,
             "prefill_share": out["prefill"][0]["share_of_roof"], "decode_share": out["decode"][0]["share_of_roof"]}
 
