@@ -42,10 +42,6 @@ static ALWAYS_INLINE uint32_t block_values(struct lane_format f) {
 static const struct lane_format lane_format_q4_k_nibbles = {
     sizeof(struct q4_k_block), OFFSET_q4_k, LARGEST_q4_k, 8, true, true, false};
 #endif
-#ifdef HAS_TILES
-static const struct lane_format lane_format_q8_0_in_place = {
-    sizeof(struct q8_0_block), OFFSET_q8_0, LARGEST_q8_0, 0, false, false, true};
-#endif
 
 /* ---- activations ---- */
 

@@ -30,6 +30,13 @@ static const struct tile_config tiles_in_place = {
                [P_W] = AMX_ROWS},
 };
 
+static const struct lane_format lane_format_q8_0_in_place = {
+    .block_bytes = sizeof(struct q8_0_block),
+    .offset = OFFSET_q8_0,
+    .largest = LARGEST_q8_0,
+    .in_place = true,
+};
+
 #define PANEL_BLOCKS (PANEL_K / QUANT_BLOCK)
 
 /* A group of rows' activations of a panel. */
@@ -147,8 +154,8 @@ static ALWAYS_INLINE void in_place_tile(struct in_place_work *t, const struct in
 
     w.first += offsetof(struct q8_0_block, qs);
 #pragma GCC unroll 16
-    for (uint32_t i = 0; i < n_columns; i++) /* more than n_rows, which panel_mul_part() begins */
-        y[i] = r->place.k == 0 ? vf_set1(0) : vf_load(r->y[i] + v * VI_LANES);
+    for (uint32_t i = 0; i < n_columns; i++)
+        y[i] = vf_load(r->y[i] + v * VI_LANES);
 #pragma GCC unroll 16
     for (int b = 0; b < n_blocks + IN_PLACE_LAG; b++) {
         int folded = b - IN_PLACE_LAG;

@@ -501,14 +501,14 @@ static ALWAYS_INLINE struct weight_fetch begin_fetch(const struct kern_mul *m, s
 static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_format f,
                                          unpack_fn *unpack, panel_share_fn *share, uint32_t n_group,
                                          uint32_t first_row, uint32_t n_rows) {
-    uint32_t block = block_values(f);
+    uint32_t block = block_values(f), n_whole = row_groups(n_rows, n_group) * n_group;
     struct panel_work *work = m->scratch;
     struct panel_order order = {.n_out = m->n_out, .k = m->x->k};
     struct panel_place at = {0};
     struct act_rows x = act_rows_begin(m, f, work->act);
     struct weight_fetch fetch;
 
-    order.block_k = k_block(f, order.k, row_groups(n_rows, n_group) * n_group);
+    order.block_k = k_block(f, order.k, n_whole);
     for (uint32_t i = 0; i < n_rows; i++)
         work->act[i] = act_row(m, first_row + i);
     do {
@@ -526,7 +526,7 @@ static ALWAYS_INLINE void panel_mul_part(const struct kern_mul *m, struct lane_f
             fetch = begin_fetch(m, f, &order, at, panel_rounds(f, n_rows, n_group));
         fetch.n_left = fetch.n_a_panel;
         if (at.k == 0)
-            (void)memset(r.y, 0, n_rows * sizeof(*r.y));
+            (void)memset(r.y, 0, MIN(n_whole, (uint32_t)PANEL_Y_ROWS) * sizeof(*r.y));
         unpack_panel(work, m, f, unpack, &r, at.out, at.k / block, n_blocks);
         share(work, f, &r, n_rows, n_blocks);
     } while (panel_advance(&order, &at));

@@ -113,15 +113,15 @@ static double step_seconds_at_roof(const struct bench *b, double n_rows, double 
     return MAX(bytes / b->beside.read_bytes_per_second, ops / b->beside.int8_ops_per_second);
 }
 
-static struct roofs measure_roofs(const struct bench *b) {
-    return (struct roofs){roof_read(b->n_threads), roof_int8(b->n_threads, b->arguments->isa)};
+static struct roofs measure_roofs(const struct bench *b, unsigned n_threads) {
+    return (struct roofs){roof_read(n_threads), roof_int8(n_threads, b->arguments->isa)};
 }
 
 /* After each run. */
 static void measure_beside(struct bench *b) {
     struct roofs before = b->latest;
 
-    b->latest = measure_roofs(b);
+    b->latest = measure_roofs(b, b->n_threads);
     b->beside.read_bytes_per_second =
         (before.read_bytes_per_second + b->latest.read_bytes_per_second) / 2;
     b->beside.int8_ops_per_second =
@@ -403,11 +403,7 @@ static void print_head(const struct bench *b) {
 
     (void)printf("%s: %s, %u layers, %s, %.2f GB\n", b->arguments->model, i->architecture,
                  i->n_layers, i->weight_types, (double)i->n_file_bytes / 1e9);
-    (void)printf("%u threads, %s; roofs: %.1f GB/s read, %.3f TOPS int8, %.3f TFLOPS f32; loaded "
-                 "in %.2f s\n",
-                 b->n_threads, i->isa, b->roofs.read_bytes_per_second / 1e9,
-                 b->roofs.int8_ops_per_second / 1e12, b->f32_ops_per_second / 1e12,
-                 b->load_seconds);
+    (void)printf("%u threads, %s; loaded in %.2f s\n", b->n_threads, i->isa, b->load_seconds);
 }
 
 /* Of 1, 2, 4 … and all threads: the roofs, and what it costs them to meet. */
@@ -416,8 +412,9 @@ static json_t *bench_teams(const struct bench *b) {
     Error error = ERROR_INIT;
 
     for (unsigned n = 1;; n = MIN(2 * n, b->n_threads)) {
-        double read = roof_read(n), int8 = roof_int8(n, b->arguments->isa),
-               f32 = roof_f32(n, b->arguments->isa), barrier;
+        bool is_all = n == b->n_threads;
+        struct roofs roofs = is_all ? b->roofs : measure_roofs(b, n);
+        double f32 = is_all ? b->f32_ops_per_second : roof_f32(n, b->arguments->isa), barrier;
         GkPool *pool;
 
         if (gk_pool_new(&pool, n, &error) != 0)
@@ -425,14 +422,16 @@ static json_t *bench_teams(const struct bench *b) {
         barrier = barrier_seconds(pool);
         (void)gk_pool_free(pool);
         (void)json_array_append_new(
-            rows, json_pack("{s:i, s:f, s:f, s:f, s:f}", "threads", (int)n, "read_bytes_per_second",
-                            read, "int8_ops_per_second", int8, "f32_ops_per_second", f32,
-                            "barrier_seconds", barrier));
+            rows,
+            json_pack("{s:i, s:f, s:f, s:f, s:f}", "threads", (int)n, "read_bytes_per_second",
+                      roofs.read_bytes_per_second, "int8_ops_per_second", roofs.int8_ops_per_second,
+                      "f32_ops_per_second", f32, "barrier_seconds", barrier));
         if (!b->arguments->json)
             (void)printf("  %-10s %6u   %9.1f GB/s read   %.3f TOPS int8   %.3f TFLOPS f32   "
                          "%.0f ns a barrier\n",
-                         "threads", n, read / 1e9, int8 / 1e12, f32 / 1e12, barrier * 1e9);
-        if (n == b->n_threads)
+                         "threads", n, roofs.read_bytes_per_second / 1e9,
+                         roofs.int8_ops_per_second / 1e12, f32 / 1e12, barrier * 1e9);
+        if (is_all)
             return rows;
     }
 }
@@ -631,7 +630,7 @@ int main(int argc, char **argv) {
         (void)fprintf(stderr, "bench: note: %u threads, no more CPUs may be used here\n",
                       gk_pool_n_threads(b.pool));
     b.n_threads = gk_pool_n_threads(b.pool);
-    b.roofs = b.latest = measure_roofs(&b);
+    b.roofs = b.latest = measure_roofs(&b, b.n_threads);
     b.f32_ops_per_second = roof_f32(b.n_threads, a.isa);
     options = (struct gk_options){
         .path = a.model,
