@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define K_MAX 20736
+#define K_ROWS_MAX 20736 /* of all rows; few of them may be longer */
 /* Both more than a tier keeps sums of. */
 #define OUT_MAX  300
 #define ROWS_MAX 290
@@ -251,13 +251,14 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     const struct kern_type_info *info = &kern_types[type];
     size_t row_bytes = k / info->block_values * info->block_bytes;
     struct guarded w = guard(row_bytes * n_out);
-    static float x[ROWS_MAX * K_MAX], y[2][(ROWS_MAX + 1) * Y_STRIDE];
+    static float x[ROWS_MAX * K_ROWS_MAX], y[2][(ROWS_MAX + 1) * Y_STRIDE];
     static struct guarded scratch; /* stays */
     struct kern_acts acts[2];
     struct guarded acts_memory[2];
     uint32_t rows[ROWS_MAX];
     size_t n_y = (n_rows + 1) * (size_t)Y_STRIDE; /* with a row after the last one */
 
+    assert((size_t)n_rows * k <= ARRAY_SIZE(x));
     if (!scratch.bytes)
         scratch = guard(KERN_SCRATCH_BYTES);
     fill_blocks(type, w.bytes, row_bytes * n_out, kind);
@@ -324,6 +325,15 @@ static void check_long_rows(const struct kern_ops *tier, enum kern_type type) {
             }
 }
 
+/* Rows so long that the kernels of few rows have no room to lay activations out. */
+static void check_longest_rows(const struct kern_ops *tier, enum kern_type type) {
+    if (kern_types[type].block_values == 1)
+        return;
+    for (uint32_t n_rows = 1; n_rows <= 3; n_rows++)
+        check_mul(tier, type, (KERN_SCRATCH_BYTES / n_rows / 256 + 1) * 256, 3, n_rows, KIND_GENTLE,
+                  n_rows == 3);
+}
+
 /* Plain blocks as few as a panel of weights may have, one more than it has, and more than rows are
  * multiplied with at a time; rows that leave a tile unfilled, fill it, and are one more than two of
  * them. */
@@ -370,6 +380,7 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
     check_mul(tier, type, n_many * block, 33, 256, KIND_GENTLE, false); /* whole tiles alone */
     check_mul(tier, type, n_many * block, OUT_MAX, 17, KIND_GENTLE, false);
     check_long_rows(tier, type);
+    check_longest_rows(tier, type);
     check_plain_blocks(tier, type);
 }
 
@@ -403,6 +414,27 @@ static void test_amx_emulated(void) {
         assert((tiles_n_dots() > n_dots) == (kern_types[type].act != ACT_F32));
         assert(!tiles_are_configured());
     }
+}
+
+/* From how many rows on a product is made with tiles. */
+static uint32_t first_rows_of_tiles(enum kern_type type) {
+    for (uint32_t n_rows = 1; n_rows <= ROWS_MAX; n_rows++) {
+        unsigned long n_dots = tiles_n_dots();
+
+        check_mul(&kern_ops_amx_emulated, type, 512, 33, n_rows, KIND_RANDOM, false);
+        if (tiles_n_dots() > n_dots)
+            return n_rows;
+    }
+    return UINT32_MAX;
+}
+
+/* As was measured: Q8_0's are not unpacked, so fewer rows are worth it. */
+static void test_rows_of_tiles(void) {
+    if (!kern_select("vnni"))
+        test_skip("this CPU lacks AVX-512 VNNI, which the rest of the tier wants");
+    for (int type = 0; type < KERN_TYPE_N; type++)
+        if (kern_types[type].act != ACT_F32)
+            assert(first_rows_of_tiles((enum kern_type)type) == (type == KERN_Q8_0 ? 6 : 12));
 }
 
 /* ---- formats against their golden values ---- */
@@ -497,6 +529,7 @@ int main(int argc, char **argv) {
         {"vnni", test_vnni, 60},
         {"amx", test_amx, 60},
         {"amx_emulated", test_amx_emulated, 60},
+        TEST(rows_of_tiles),
         TEST(dequantize_golden),
         TEST(generic_is_a_product),
     };
