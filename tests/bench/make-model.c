@@ -26,8 +26,9 @@ struct shape {
     float rope_base;
 };
 
+/* Grok-1 itself has 8192 positions: twice as many, so that there is room to generate after 8192. */
 static const struct shape shapes[] = {
-    {"grok1", "grok", 6144, 32768, 48, 8, 128, 131072, 8192, 64, 1e4f},
+    {"grok1", "grok", 6144, 32768, 48, 8, 128, 131072, 16384, 64, 1e4f},
     {"mixtral", "llama", 4096, 14336, 32, 8, 128, 32000, 32768, 32, 1e6f},
 };
 
