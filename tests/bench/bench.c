@@ -9,15 +9,20 @@
  * change: a run's share is taken of the mean of the two beside it. The share of a decode is bytes
  * that had to be read against the read bandwidth, that of a prefill the multiply-adds against the
  * int8 peak, and that of a batch is taken against whichever binds.
+ *
+ * What can't be measured is refused, with status 2, before anything is: a figure in the middle that
+ * fails would take with it those that took minutes.
  */
 #include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/engine.h"
+#include "tests/bench/arguments.h"
 #include "tests/bench/barrier.h"
 #include "tests/bench/median.h"
 #include "tests/bench/roof.h"
 
 #include <getopt.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -25,13 +30,20 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define LIST_MAX   16
-#define REPEAT_MAX 64
+#define LIST_MAX      16
+#define REPEAT_MAX    64
+#define BATCH_MAX     256
+#define NUMBER_MAX    (1u << 20) /* of tokens, rows, threads: far more than is of use */
+#define BATCH_CONTEXT 8
+#define SPARE_TOKENS  2 /* one warms up, and one more never comes, so that no sequence ends */
 
 struct list {
     uint32_t values[LIST_MAX];
     size_t n;
 };
+
+static const char *const kv_names[] = {
+    [GK_KV_F16] = "f16", [GK_KV_F32] = "f32", [GK_KV_Q8_0] = "q8_0"};
 
 struct arguments {
     const char *model, *isa;
@@ -153,8 +165,8 @@ static GkSeq *make_sequence(struct bench *b, uint32_t n_prompt, uint32_t n_gener
 }
 
 static void step(struct bench *b, GkSeq **seqs, uint32_t n_seqs) {
-    struct gk_plan_row rows[256];
-    struct gk_result results[256];
+    struct gk_plan_row rows[BATCH_MAX];
+    struct gk_result results[BATCH_MAX];
     uint32_t budget = b->info->n_rows_max, n = 0;
 
     for (uint32_t i = 0; i < n_seqs && budget > 0; i++) {
@@ -178,16 +190,17 @@ static double run_prefill(struct bench *b, uint32_t n) {
     return n / (now() - begin);
 }
 
-/* n_seqs sequences decode n tokens each after `context` positions. */
+/* n_seqs sequences, of which a step has room for all, decode n tokens each after `context`
+ * positions. */
 static double run_decode(struct bench *b, uint32_t n_seqs, uint32_t context, uint32_t n) {
     uint32_t n_done = b->n_done;
-    GkSeq *seqs[256];
+    GkSeq *seqs[BATCH_MAX];
     double seconds;
 
     for (uint32_t i = 0; i < n_seqs; i++) {
         if (b->arguments->same_tokens)
             b->n_done = n_done;
-        seqs[i] = make_sequence(b, MAX(context, 1u), n + 2);
+        seqs[i] = make_sequence(b, MAX(context, 1u), n + SPARE_TOKENS);
         while (gk_seq_n_pending(seqs[i]) > 1 || context == 0) {
             step(b, &seqs[i], 1);
             if (gk_seq_n_pending(seqs[i]) <= 1)
@@ -206,8 +219,9 @@ static double run_decode(struct bench *b, uint32_t n_seqs, uint32_t context, uin
 
 /* ---- drafts ---- */
 
-#define DRAFT_PROMPT     64
-#define DRAFT_TOKENS_MAX 4096
+#define DRAFT_PROMPT       64
+#define DRAFT_TOKENS_MAX   4096
+#define DRAFT_SPARE_TOKENS (GK_DRAFT_MAX + 1) /* the last step may give so many more */
 
 /* What is drafted in a text: the tokens that came without drafts, or what the engine finds. */
 static const struct draft_text {
@@ -249,7 +263,7 @@ static void draft_step(struct bench *b, GkSeq *seq, uint32_t k, const struct dra
 static void run_drafts(struct bench *b, uint32_t k, const struct draft_run *known,
                        struct draft_run *ret) {
     uint32_t n = b->arguments->n_decode;
-    CLEANUP(gk_seq_freep) GkSeq *seq = make_sequence(b, DRAFT_PROMPT, n + GK_DRAFT_MAX + 1);
+    CLEANUP(gk_seq_freep) GkSeq *seq = make_sequence(b, DRAFT_PROMPT, n + DRAFT_SPARE_TOKENS);
     double begin;
 
     ret->n = ret->n_drafted = ret->n_accepted = 0;
@@ -387,13 +401,18 @@ static json_t *bench_decode(struct bench *b) {
     return rows;
 }
 
+/* Batches are measured without --decode, too. */
+static uint32_t batch_tokens(const struct arguments *a) {
+    return MAX(a->n_decode, 4u);
+}
+
 static json_t *bench_batch(struct bench *b) {
     json_t *rows = json_array();
 
     for (size_t i = 0; i < b->arguments->batch.n; i++) {
         uint32_t n = b->arguments->batch.values[i];
 
-        bench_steps(b, rows, "sequences", n, n, 8, MAX(b->arguments->n_decode, 4u));
+        bench_steps(b, rows, "sequences", n, n, BATCH_CONTEXT, batch_tokens(b->arguments));
     }
     return rows;
 }
@@ -476,7 +495,7 @@ static const char usage_text[] =
     "\n"
     "  --model FILE          the model: GGUF\n"
     "  --threads N           compute threads, at most the CPUs that may be used (default: these)\n"
-    "  --prefill N,...       read prompts of so many tokens (512)\n"
+    "  --prefill N,...       read prompts of so many tokens (512); '': don't\n"
     "  --decode N            generate so many tokens (16); 0: don't\n"
     "  --context N,...       after so many positions (0)\n"
     "  --batch N,...         for so many sequences together, at most 256 (none)\n"
@@ -493,32 +512,77 @@ static const char usage_text[] =
     "  --json                print one line of JSON\n"
     "  --help                print this\n";
 
-static int parse_list(const char *text, struct list *ret) {
-    ret->n = 0;
+static struct list list_argument(const char *option, const char *text, uint32_t min, uint32_t max) {
+    struct list list = {.n = 0};
+
     for (const char *at = text; *at != '\0';) {
-        char *end;
-        unsigned long v = strtoul(at, &end, 10);
-
-        if (end == at || v > 1u << 20 || ret->n == LIST_MAX || (*end != ',' && *end != '\0'))
-            return -1;
-        ret->values[ret->n++] = (uint32_t)v;
-        at = *end == ',' ? end + 1 : end;
+        if (list.n == LIST_MAX)
+            wrong_argument("--%s takes at most %d numbers, not '%s'", option, LIST_MAX, text);
+        if (!read_number(at, min, max, &list.values[list.n++], &at) ||
+            (*at != '\0' && (*at != ',' || *++at == '\0')))
+            wrong_argument("--%s takes whole numbers from %u to %u with commas between, not '%s'",
+                           option, min, max, text);
     }
-    return 0;
+    return list;
 }
 
-static int parse_kv(const char *text, enum gk_kv_type *ret) {
-    static const char *const names[] = {"f16", "f32", "q8_0"};
-
-    for (int i = 0; i < 3; i++)
-        if (strcmp(text, names[i]) == 0) {
-            *ret = (enum gk_kv_type)i;
-            return 0;
-        }
-    return -1;
+static enum gk_kv_type kv_argument(const char *text) {
+    for (size_t i = 0; i < ARRAY_SIZE(kv_names); i++)
+        if (strcmp(text, kv_names[i]) == 0)
+            return (enum gk_kv_type)i;
+    wrong_argument("--kv takes f16, f32 or q8_0, not '%s'", text);
 }
 
-static int parse_arguments(int argc, char **argv, struct arguments *a) {
+static void take_option(struct arguments *a, int option) {
+    switch (option) {
+    case 'm':
+        a->model = optarg;
+        break;
+    case 't':
+        a->n_threads = number_argument("threads", optarg, 1, NUMBER_MAX);
+        break;
+    case 'p':
+        a->prefill = list_argument("prefill", optarg, 1, NUMBER_MAX);
+        break;
+    case 'd':
+        a->n_decode = number_argument("decode", optarg, 0, NUMBER_MAX);
+        break;
+    case 'c':
+        a->context = list_argument("context", optarg, 0, NUMBER_MAX);
+        break;
+    case 'b':
+        a->batch = list_argument("batch", optarg, 1, BATCH_MAX);
+        break;
+    case 'r':
+        a->n_repeat = number_argument("repeat", optarg, 1, REPEAT_MAX);
+        break;
+    case 'R':
+        a->n_rows_max = number_argument("rows", optarg, 1, NUMBER_MAX);
+        break;
+    case 'i':
+        a->isa = optarg;
+        break;
+    case 'k':
+        a->kv_type = kv_argument(optarg);
+        break;
+    case 's':
+        a->speculate = list_argument("speculate", optarg, 1, GK_DRAFT_MAX);
+        break;
+    case 'S':
+        a->same_tokens = true;
+        break;
+    case 'j':
+        a->json = true;
+        break;
+    case 'h':
+        (void)fputs(usage_text, stdout);
+        exit(0);
+    default: /* getopt_long() has told what is wrong */
+        exit(2);
+    }
+}
+
+static void parse_arguments(int argc, char **argv, struct arguments *a) {
     static const struct option options[] = {
         {"model", required_argument, NULL, 'm'},
         {"threads", required_argument, NULL, 't'},
@@ -536,119 +600,108 @@ static int parse_arguments(int argc, char **argv, struct arguments *a) {
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
-    int c, r = 0;
+    int option;
 
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1 && r == 0) {
-        switch (c) {
-        case 'm':
-            a->model = optarg;
-            break;
-        case 't':
-            a->n_threads = (unsigned)atoi(optarg);
-            break;
-        case 'p':
-            r = parse_list(optarg, &a->prefill);
-            break;
-        case 'd':
-            a->n_decode = (uint32_t)atoi(optarg);
-            break;
-        case 'c':
-            r = parse_list(optarg, &a->context);
-            break;
-        case 'b':
-            r = parse_list(optarg, &a->batch);
-            break;
-        case 'r':
-            a->n_repeat = (unsigned)atoi(optarg);
-            break;
-        case 'R':
-            a->n_rows_max = (uint32_t)atoi(optarg);
-            break;
-        case 'i':
-            a->isa = optarg;
-            break;
-        case 'k':
-            r = parse_kv(optarg, &a->kv_type);
-            break;
-        case 's':
-            r = parse_list(optarg, &a->speculate);
-            break;
-        case 'S':
-            a->same_tokens = true;
-            break;
-        case 'j':
-            a->json = true;
-            break;
-        case 'h':
-            (void)fputs(usage_text, stdout);
-            exit(0);
-        default:
-            r = -1;
-            break;
-        }
-    }
-    for (size_t i = 0; i < a->batch.n; i++)
-        r |= a->batch.values[i] == 0 || a->batch.values[i] > 256 ? -1 : 0;
-    for (size_t i = 0; i < a->speculate.n; i++)
-        r |= a->n_decode > DRAFT_TOKENS_MAX || a->speculate.values[i] > GK_DRAFT_MAX ? -1 : 0;
-    return r != 0 || !a->model || optind != argc || a->n_repeat == 0 || a->n_repeat > REPEAT_MAX
-               ? -1
-               : 0;
+    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+        take_option(a, option);
+    if (optind < argc)
+        wrong_argument("there is no argument '%s'; --help lists the options", argv[optind]);
+    if (!a->model)
+        wrong_argument("--model is missing; --help lists the options");
+    if (a->speculate.n > 0 && a->n_decode > DRAFT_TOKENS_MAX)
+        wrong_argument("--decode %u: with --speculate %d at most", a->n_decode, DRAFT_TOKENS_MAX);
 }
 
-static uint32_t positions_needed(const struct arguments *a) {
-    uint64_t most = 64, one;
+/* ---- what can be measured with this model ---- */
+
+static void check_context(const struct bench *b, const char *option, uint32_t value,
+                          uint32_t n_prompt, uint32_t n_generate) {
+    if ((uint64_t)n_prompt + n_generate > b->info->n_context_max)
+        wrong_argument("--%s %u: %u prompt tokens and %u to generate exceed the context of %u",
+                       option, value, n_prompt, n_generate, b->info->n_context_max);
+}
+
+/* Rows beyond a step's would be left out of it. */
+static void check_rows(const struct bench *b, const char *option, uint32_t value, uint32_t n_rows) {
+    if (n_rows > b->info->n_rows_max)
+        wrong_argument("--%s %u: a step of %u rows exceeds the %u of --rows", option, value, n_rows,
+                       b->info->n_rows_max);
+}
+
+static void check_batch(const struct bench *b, uint32_t n_seqs) {
+    uint32_t n_generate = batch_tokens(b->arguments) + SPARE_TOKENS;
+    uint32_t n_positions = BATCH_CONTEXT + n_generate;
+    uint64_t n_pages = (n_positions + GK_KV_PAGE_POSITIONS - 1) / GK_KV_PAGE_POSITIONS;
+    uint64_t n_free, n_all;
+
+    check_rows(b, "batch", n_seqs, n_seqs);
+    check_context(b, "batch", n_seqs, BATCH_CONTEXT, n_generate);
+    gk_engine_kv_pages(b->engine, &n_free, &n_all);
+    if (n_seqs * n_pages > n_free)
+        wrong_argument("--batch %u: %" PRIu64 " pages exceed the %" PRIu64 " of the KV cache",
+                       n_seqs, n_seqs * n_pages, n_free);
+}
+
+static void check_runs(const struct bench *b) {
+    const struct arguments *a = b->arguments;
 
     for (size_t i = 0; i < a->prefill.n; i++)
-        most = MAX(most, (uint64_t)a->prefill.values[i] + 64);
-    for (size_t i = 0; i < a->context.n; i++)
-        most = MAX(most, (uint64_t)a->context.values[i] + a->n_decode + 64);
-    if (a->speculate.n > 0)
-        most = MAX(most, (uint64_t)DRAFT_PROMPT + a->n_decode + GK_DRAFT_MAX + 64);
-    for (size_t i = 0; i < a->batch.n; i++) {
-        one = (8 + MAX(a->n_decode, 4u) + 2 + 63) / 64 * 64;
-        most = MAX(most, one * a->batch.values[i]);
+        check_context(b, "prefill", a->prefill.values[i], a->prefill.values[i], 1);
+    for (size_t i = 0; a->n_decode > 0 && i < a->context.n; i++)
+        check_context(b, "context", a->context.values[i], MAX(a->context.values[i], 1u),
+                      a->n_decode + SPARE_TOKENS);
+    for (size_t i = 0; i < a->batch.n; i++)
+        check_batch(b, a->batch.values[i]);
+    for (size_t i = 0; a->n_decode > 0 && i < a->speculate.n; i++) {
+        check_rows(b, "speculate", a->speculate.values[i], a->speculate.values[i] + 1);
+        check_context(b, "speculate", a->speculate.values[i], DRAFT_PROMPT,
+                      a->n_decode + DRAFT_SPARE_TOKENS);
     }
-    return (uint32_t)most;
+}
+
+/* ---- all of it ---- */
+
+static void open_engine(struct bench *b) {
+    const struct arguments *a = b->arguments;
+    struct gk_options options = {
+        .path = a->model,
+        .pool = b->pool,
+        .isa = a->isa,
+        .kv_type = a->kv_type,
+        .n_rows_max = a->n_rows_max,
+        .n_sequences_max = BATCH_MAX,
+        .preload = true,
+    };
+    Error error = ERROR_INIT;
+    double begin = now();
+    int r = gk_engine_open(&b->engine, &options, &error);
+
+    if (r == GK_E_INVALID)
+        wrong_argument("%s", error.text);
+    if (r != 0)
+        die("can't load the model", &error);
+    b->load_seconds = now() - begin;
+    b->info = gk_engine_info(b->engine);
 }
 
 int main(int argc, char **argv) {
     struct arguments a = {
         .n_repeat = 3, .n_decode = 16, .prefill = {{512}, 1}, .context = {{0}, 1}};
     struct bench b = {.arguments = &a, .n_period = UINT32_MAX};
-    struct gk_options options;
     Error error = ERROR_INIT;
     int r;
 
-    if (parse_arguments(argc, argv, &a) != 0) {
-        (void)fprintf(stderr, "bench: wrong arguments; --help tells which there are\n");
-        return 2;
-    }
+    parse_arguments(argc, argv, &a);
     if (gk_pool_new(&b.pool, a.n_threads, &error) != 0)
         die("can't start threads", &error);
-    if (a.n_threads > gk_pool_n_threads(b.pool))
-        (void)fprintf(stderr, "bench: note: %u threads, no more CPUs may be used here\n",
-                      gk_pool_n_threads(b.pool));
     b.n_threads = gk_pool_n_threads(b.pool);
+    if (a.n_threads > b.n_threads)
+        (void)fprintf(stderr, "bench: note: %u threads, no more CPUs may be used here\n",
+                      b.n_threads);
+    open_engine(&b);
+    check_runs(&b);
     b.roofs = b.latest = measure_roofs(&b, b.n_threads);
     b.f32_ops_per_second = roof_f32(b.n_threads, a.isa);
-    options = (struct gk_options){
-        .path = a.model,
-        .pool = b.pool,
-        .isa = a.isa,
-        .kv_type = a.kv_type,
-        .n_rows_max = a.n_rows_max,
-        .n_sequences_max = 256,
-        .preload = true,
-    };
-    b.load_seconds = now();
-    if (gk_engine_open(&b.engine, &options, &error) != 0)
-        die("can't load the model", &error);
-    b.load_seconds = now() - b.load_seconds;
-    b.info = gk_engine_info(b.engine);
-    if (positions_needed(&a) > b.info->n_context_max)
-        (void)fprintf(stderr, "bench: note: the runs need %u positions, the cache holds %u\n",
-                      positions_needed(&a), b.info->n_context_max);
     r = run(&b);
     b.engine = gk_engine_close(b.engine);
     b.pool = gk_pool_free(b.pool);
