@@ -15,6 +15,7 @@
  */
 #include "base/alloc.h"
 #include "base/macro.h"
+#include "base/utf8.h"
 #include "engine/engine.h"
 #include "tests/bench/arguments.h"
 #include "tests/bench/barrier.h"
@@ -24,6 +25,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -455,36 +457,58 @@ static json_t *bench_teams(const struct bench *b) {
     }
 }
 
-static int run(struct bench *b) {
-    json_t *teams, *prefill, *decode, *batch, *drafts, *all;
-    int r = 0;
+static json_t *roofs_json(const struct bench *b, json_t *teams) {
+    return json_pack("{s:i, s:f, s:f, s:f, s:o}", "threads", (int)b->n_threads,
+                     "read_bytes_per_second", b->roofs.read_bytes_per_second, "int8_ops_per_second",
+                     b->roofs.int8_ops_per_second, "f32_ops_per_second", b->f32_ops_per_second,
+                     "teams", teams);
+}
+
+static json_t *memory_json(const struct bench *b) {
+    return json_pack("{s:I, s:I, s:I}", "file_bytes", (json_int_t)b->info->n_file_bytes,
+                     "resident_bytes", (json_int_t)resident_bytes("VmRSS:"),
+                     "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon:"));
+}
+
+/* What was asked for, without which the figures say nothing. */
+static json_t *head_json(const struct bench *b) {
+    const struct arguments *a = b->arguments;
+    char path[4 * PATH_MAX]; /* printable: JSON has no place for bytes that are no text */
+
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:f}", "model",
+                     utf8_printable(path, sizeof(path), a->model, strlen(a->model)), "weight_types",
+                     b->info->weight_types, "instruction_set", b->info->isa, "kv",
+                     kv_names[a->kv_type], "rows", (json_int_t)b->info->n_rows_max, "repeat",
+                     (json_int_t)a->n_repeat, "same_tokens", (int)a->same_tokens, "load_seconds",
+                     b->load_seconds);
+}
+
+static void print_json(const json_t *all) {
+    if (!all || json_dumpf(all, stdout, JSON_COMPACT) != 0)
+        die("can't make JSON of the results", NULL);
+    (void)putchar('\n');
+}
+
+static void run(struct bench *b) {
+    json_t *all = head_json(b), *teams;
 
     if (!b->arguments->json)
         print_head(b);
     teams = bench_teams(b);
-    prefill = bench_prefill(b);
-    decode = bench_decode(b);
-    batch = bench_batch(b);
-    drafts = bench_drafts(b);
-    all = json_pack(
-        "{s:s, s:s, s:s, s:{s:i, s:f, s:f, s:f, s:o}, s:f, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I}}",
-        "model", b->arguments->model, "weight_types", b->info->weight_types, "instruction_set",
-        b->info->isa, "roofs", "threads", (int)b->n_threads, "read_bytes_per_second",
-        b->roofs.read_bytes_per_second, "int8_ops_per_second", b->roofs.int8_ops_per_second,
-        "f32_ops_per_second", b->f32_ops_per_second, "teams", teams, "load_seconds",
-        b->load_seconds, "prefill", prefill, "decode", decode, "batch", batch, "drafts", drafts,
-        "memory", "file_bytes", (json_int_t)b->info->n_file_bytes, "resident_bytes",
-        (json_int_t)resident_bytes("VmRSS:"), "resident_anonymous_bytes",
-        (json_int_t)resident_bytes("RssAnon:"));
-    if (b->arguments->json) {
-        r = json_dumpf(all, stdout, JSON_COMPACT);
-        (void)putchar('\n');
-    } else {
+    (void)json_object_set_new(all, "prefill", bench_prefill(b));
+    (void)json_object_set_new(all, "decode", bench_decode(b));
+    (void)json_object_set_new(all, "batch", bench_batch(b));
+    (void)json_object_set_new(all, "drafts", bench_drafts(b));
+    (void)json_object_set_new(all, "roofs", roofs_json(b, teams));
+    (void)json_object_set_new(all, "memory", memory_json(b));
+    if (b->arguments->json)
+        print_json(all);
+    else
         (void)printf("  memory: %.0f MB besides the mapped file\n",
                      (double)resident_bytes("RssAnon:") / 1e6);
-    }
     json_decref(all);
-    return r == 0 && fflush(stdout) == 0 ? 0 : 1;
+    if (fflush(stdout) != 0 || ferror(stdout))
+        die("can't write the results", NULL);
 }
 
 /* ---- command line ---- */
@@ -689,7 +713,6 @@ int main(int argc, char **argv) {
         .n_repeat = 3, .n_decode = 16, .prefill = {{512}, 1}, .context = {{0}, 1}};
     struct bench b = {.arguments = &a, .n_period = UINT32_MAX};
     Error error = ERROR_INIT;
-    int r;
 
     parse_arguments(argc, argv, &a);
     if (gk_pool_new(&b.pool, a.n_threads, &error) != 0)
@@ -702,8 +725,8 @@ int main(int argc, char **argv) {
     check_runs(&b);
     b.roofs = b.latest = measure_roofs(&b, b.n_threads);
     b.f32_ops_per_second = roof_f32(b.n_threads, a.isa);
-    r = run(&b);
+    run(&b);
     b.engine = gk_engine_close(b.engine);
     b.pool = gk_pool_free(b.pool);
-    return r;
+    return 0;
 }
