@@ -1,7 +1,7 @@
 /*
  * build/make-model: writes a GGUF of random weights at the shapes of a real model, for measuring.
  *
- *   make-model --shape grok1|mixtral [--layers N] [--type Q4_K] FILE
+ *   make-model --shape grok1|mixtral|tiny [--layers N] [--type Q4_K] FILE
  *
  * Weights are random blocks with scales that keep activations finite; the router's rows are random,
  * so that experts are used about evenly. The file is written tensor by tensor in little memory.
@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/kern/kern.h"
+#include "tests/bench/arguments.h"
 #include "tests/util/gguf-write.h"
 
 #include <errno.h>
@@ -19,6 +20,7 @@
 
 #define POOL_BLOCKS (1u << 16) /* random blocks, written again and again from random places */
 #define ALIGNMENT   32
+#define LAYERS_MAX  256
 
 struct shape {
     const char *name, *architecture;
@@ -30,6 +32,7 @@ struct shape {
 static const struct shape shapes[] = {
     {"grok1", "grok", 6144, 32768, 48, 8, 128, 131072, 16384, 64, 1e4f},
     {"mixtral", "llama", 4096, 14336, 32, 8, 128, 32000, 32768, 32, 1e6f},
+    {"tiny", "llama", 256, 512, 4, 2, 64, 512, 4096, 2, 1e4f}, /* a few megabytes, for tests */
 };
 
 struct maker {
@@ -137,8 +140,11 @@ struct record {
     uint64_t n_bytes;
 };
 
+#define LAYER_TENSORS_MAX 12
+#define OTHER_TENSORS_MAX 3
+
 struct records {
-    struct record list[4096];
+    struct record list[OTHER_TENSORS_MAX + LAYERS_MAX * LAYER_TENSORS_MAX];
     size_t n;
 };
 
@@ -286,37 +292,85 @@ static void write_file(struct maker *m, const struct records *r, const char *pat
     free(vectors);
 }
 
-static int usage(void) {
-    (void)fprintf(stderr,
-                  "Usage: make-model --shape grok1|mixtral [--layers N] [--type Q4_K] FILE\n");
-    return 2;
+static void print_usage(void) {
+    (void)printf("Usage: make-model --shape NAME [--layers N] [--type NAME] FILE\n"
+                 "Write a GGUF of random weights at the shapes of a real model, for measuring.\n"
+                 "\n"
+                 "  --shape NAME  one of:");
+    for (size_t i = 0; i < ARRAY_SIZE(shapes); i++)
+        (void)printf(" %s", shapes[i].name);
+    (void)printf("\n"
+                 "  --layers N    so many of its layers, at most %d (all)\n"
+                 "  --type NAME   of matrices (Q4_K), one of:",
+                 LAYERS_MAX);
+    for (size_t i = 0; i < KERN_TYPE_N; i++)
+        (void)printf(" %s", kern_types[i].name);
+    (void)printf("\n"
+                 "  --help        print this\n");
+}
+
+static const struct shape *shape_argument(const char *text) {
+    for (size_t i = 0; i < ARRAY_SIZE(shapes); i++)
+        if (strcmp(text, shapes[i].name) == 0)
+            return &shapes[i];
+    wrong_argument("there is no --shape '%s'; --help lists them", text);
+}
+
+static enum kern_type type_argument(const char *text) {
+    for (size_t i = 0; i < KERN_TYPE_N; i++)
+        if (strcmp(text, kern_types[i].name) == 0)
+            return (enum kern_type)i;
+    wrong_argument("there is no --type '%s'; --help lists them", text);
+}
+
+static void take_option(struct maker *m, int option) {
+    switch (option) {
+    case 's':
+        m->shape = shape_argument(optarg);
+        break;
+    case 'l':
+        m->n_layers = number_argument("layers", optarg, 1, LAYERS_MAX);
+        break;
+    case 't':
+        m->type = type_argument(optarg);
+        break;
+    case 'h':
+        print_usage();
+        exit(0);
+    default: /* getopt_long() has told what is wrong */
+        exit(2);
+    }
+}
+
+/* Returns the file's name. */
+static const char *parse_arguments(int argc, char **argv, struct maker *m) {
+    static const struct option options[] = {
+        {"shape", required_argument, NULL, 's'},
+        {"layers", required_argument, NULL, 'l'},
+        {"type", required_argument, NULL, 't'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+    };
+    int option;
+
+    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+        take_option(m, option);
+    if (!m->shape)
+        wrong_argument("--shape is missing; --help lists them");
+    if (optind == argc)
+        wrong_argument("the name of the file is missing");
+    if (optind + 1 < argc)
+        wrong_argument("there is no argument '%s' after the file", argv[optind + 1]);
+    if (m->n_layers == 0)
+        m->n_layers = m->shape->n_layers;
+    return argv[optind];
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"shape", required_argument, NULL, 's'},
-                                            {"layers", required_argument, NULL, 'l'},
-                                            {"type", required_argument, NULL, 't'},
-                                            {NULL, 0, NULL, 0}};
     struct maker m = {.type = KERN_Q4_K, .seed = 1};
+    const char *path = parse_arguments(argc, argv, &m);
     static struct records r;
-    int c;
 
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (c == 's') {
-            for (size_t i = 0; i < ARRAY_SIZE(shapes); i++)
-                m.shape = strcmp(optarg, shapes[i].name) == 0 ? &shapes[i] : m.shape;
-        } else if (c == 'l') {
-            m.n_layers = (uint32_t)strtoul(optarg, NULL, 10);
-        } else if (c == 't') {
-            for (m.type = 0; m.type < KERN_TYPE_N && strcmp(optarg, kern_types[m.type].name) != 0;)
-                m.type++;
-        } else {
-            return usage();
-        }
-    }
-    if (!m.shape || m.type == KERN_TYPE_N || optind + 1 != argc)
-        return usage();
-    m.n_layers = m.n_layers ? m.n_layers : m.shape->n_layers;
     m.writer = gguf_writer_new();
     add_metadata(&m);
     add_tensor(&m, &r, m.type, m.shape->n_embd, m.shape->n_vocab, 1, "token_embd.weight", -1);
@@ -325,7 +379,7 @@ int main(int argc, char **argv) {
         add_tensor(&m, &r, m.type, m.shape->n_embd, m.shape->n_vocab, 1, "output.weight", -1);
     for (uint32_t i = 0; i < m.n_layers; i++)
         add_layer(&m, &r, (int)i);
-    write_file(&m, &r, argv[optind]);
+    write_file(&m, &r, path);
     gguf_writer_free(m.writer);
     return 0;
 }
