@@ -6,6 +6,9 @@
  * Weights are random blocks with scales that keep activations finite; the router's rows are random,
  * so that experts are used about evenly. The file is written tensor by tensor in little memory.
  * Peers open it as well.
+ *
+ * It has another name until it is whole, and is removed where it will never be: half a model would
+ * fail whoever finds it later.
  */
 #include "base/alloc.h"
 #include "base/macro.h"
@@ -15,8 +18,12 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #define POOL_BLOCKS (1u << 16) /* random blocks, written again and again from random places */
 #define ALIGNMENT   32
@@ -43,6 +50,10 @@ struct maker {
     uint64_t offset, seed;
 };
 
+static uint64_t aligned(uint64_t n) {
+    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
 static uint64_t next_random(uint64_t *seed) {
     uint64_t z = (*seed += 0x9E3779B97F4A7C15ull);
 
@@ -51,9 +62,22 @@ static uint64_t next_random(uint64_t *seed) {
     return z ^ (z >> 31);
 }
 
+static char part_path[PATH_MAX]; /* what is written to; "": nothing is */
+
+static void remove_part(void) {
+    if (part_path[0] != '\0')
+        (void)unlink(part_path);
+}
+
 _Noreturn static void die(const char *what) {
     (void)fprintf(stderr, "make-model: %s: %s\n", what, strerror(errno));
+    remove_part();
     exit(1);
+}
+
+static void on_signal(int number) {
+    remove_part();
+    (void)raise(number); /* now it ends us, see SA_RESETHAND */
 }
 
 /* ---- metadata ---- */
@@ -167,7 +191,7 @@ static void add_tensor(struct maker *m, struct records *r, enum kern_type type, 
     assert(r->n < ARRAY_SIZE(r->list));
     r->list[r->n] = (struct record){type, k / kern_types[type].block_values *
                                               kern_types[type].block_bytes * n_out * n_matrices};
-    m->offset += (r->list[r->n++].n_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    m->offset += aligned(r->list[r->n++].n_bytes);
 }
 
 static void add_layer(struct maker *m, struct records *r, int i) {
@@ -247,10 +271,18 @@ static uint8_t *make_pool(enum kern_type type, size_t *ret_n_bytes, uint64_t *se
     return pool;
 }
 
+/* Zeroes up to where the next tensor begins. */
+static void write_padding(FILE *f, uint64_t n_written) {
+    static const uint8_t zeroes[ALIGNMENT];
+    size_t n = aligned(n_written) - n_written;
+
+    if (fwrite(zeroes, 1, n, f) != n)
+        die(part_path);
+}
+
 static void write_tensor(FILE *f, const struct record *r, const uint8_t *pool, size_t n_pool,
                          uint64_t *seed) {
-    static const uint8_t zeroes[ALIGNMENT];
-    uint64_t left = r->n_bytes, padding = (ALIGNMENT - r->n_bytes % ALIGNMENT) % ALIGNMENT;
+    uint64_t left = r->n_bytes;
     size_t block = kern_types[r->type].block_bytes;
 
     while (left > 0) {
@@ -258,35 +290,76 @@ static void write_tensor(FILE *f, const struct record *r, const uint8_t *pool, s
 
         n = n < left ? n : left;
         if (fwrite(pool + from, 1, n, f) != n)
-            die("write");
+            die(part_path);
         left -= n;
     }
-    if (fwrite(zeroes, 1, padding, f) != padding)
-        die("write");
+    write_padding(f, r->n_bytes);
+}
+
+static void remove_part_on_signals(void) {
+    static const int numbers[] = {SIGHUP, SIGINT, SIGTERM};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+        struct sigaction before;
+
+        if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+            (void)sigaction(numbers[i], &action, NULL);
+    }
+}
+
+/* Beside the path, where rename() finds the same file system. */
+static FILE *open_part(const char *path, uint64_t n_bytes) {
+    int n = snprintf(part_path, sizeof(part_path), "%s.%d.part", path, (int)getpid());
+    struct statvfs disk;
+    FILE *f;
+
+    if (n < 0 || (size_t)n >= sizeof(part_path)) {
+        part_path[0] = '\0';
+        errno = ENAMETOOLONG;
+        die(path);
+    }
+    remove_part_on_signals();
+    f = fopen(part_path, "we");
+    if (!f)
+        die(part_path);
+    /* A disk too small is told now. Not by fallocate(): it may fill the disk before it fails. */
+    if (fstatvfs(fileno(f), &disk) == 0 && disk.f_blocks > 0 &&
+        disk.f_bavail * disk.f_frsize < n_bytes) {
+        errno = ENOSPC;
+        die(part_path);
+    }
+    return f;
+}
+
+static void close_part(FILE *f, const char *path) {
+    if (fclose(f) != 0)
+        die(part_path);
+    if (rename(part_path, path) != 0)
+        die(path);
+    part_path[0] = '\0';
 }
 
 static void write_file(struct maker *m, const struct records *r, const char *path) {
-    size_t n_header, n, n_matrices, n_vectors;
+    size_t n_header, n_matrices, n_vectors, n;
     uint8_t *header = gguf_writer_bytes(m->writer, &n, &n_header);
     uint8_t *matrices = make_pool(m->type, &n_matrices, &m->seed),
             *vectors = make_pool(KERN_F32, &n_vectors, &m->seed);
-    FILE *f = fopen(path, "we");
+    uint64_t n_bytes = aligned(n_header) + m->offset;
+    FILE *f;
 
-    n = (n_header + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    header = realloc(header, n);
-    if (!f || !header)
-        die(path);
-    (void)memset(header + n_header, 0, n - n_header);
-    if (fwrite(header, 1, n, f) != n)
-        die("write");
+    (void)fprintf(stderr, "make-model: %s takes %.0f MB\n", path, (double)n_bytes / 1e6);
+    f = open_part(path, n_bytes);
+    if (fwrite(header, 1, n_header, f) != n_header)
+        die(part_path);
+    write_padding(f, n_header);
     for (size_t i = 0; i < r->n; i++) {
         bool vector = r->list[i].type == KERN_F32 && m->type != KERN_F32;
 
         write_tensor(f, &r->list[i], vector ? vectors : matrices, vector ? n_vectors : n_matrices,
                      &m->seed);
     }
-    if (fclose(f) != 0)
-        die("write");
+    close_part(f, path);
     free(header);
     free(matrices);
     free(vectors);
@@ -342,6 +415,14 @@ static void take_option(struct maker *m, int option) {
     }
 }
 
+/* A device, a folder or a link: rename() would put the model in its place. */
+static void check_target(const char *path) {
+    struct stat there;
+
+    if (lstat(path, &there) == 0 && !S_ISREG(there.st_mode))
+        wrong_argument("%s is there, and no regular file", path);
+}
+
 /* Returns the file's name. */
 static const char *parse_arguments(int argc, char **argv, struct maker *m) {
     static const struct option options[] = {
@@ -361,6 +442,7 @@ static const char *parse_arguments(int argc, char **argv, struct maker *m) {
         wrong_argument("the name of the file is missing");
     if (optind + 1 < argc)
         wrong_argument("there is no argument '%s' after the file", argv[optind + 1]);
+    check_target(argv[optind]);
     if (m->n_layers == 0)
         m->n_layers = m->shape->n_layers;
     return argv[optind];
