@@ -1,8 +1,15 @@
 // Prefill and decode speed of llama.cpp, by way of npm's node-llama-cpp: one JSON line.
 //
 //   node llama-cpp.mjs MODEL THREADS N_PREFILL N_DECODE      (run where node-llama-cpp is installed)
+//
+// What goes wrong is one line on standard error.
 import {createRequire} from "node:module";
 import {pathToFileURL} from "node:url";
+
+process.on("uncaughtException", error => {
+    console.error(`llama-cpp.mjs: ${String(error.message).split("\n")[0]}`);
+    process.exit(1);
+});
 
 const require = createRequire(process.cwd() + "/");
 const {getLlama} = await import(pathToFileURL(require.resolve("node-llama-cpp")).href);
@@ -20,7 +27,8 @@ async function tokens_per_second(n, run) {
     return n / (Number(process.hrtime.bigint() - begin) / 1e9);
 }
 
-const prompt = Array.from({length: n_prefill}, (_, i) => 300 + ((i * 7919) % 20000));
+const n_vocab = model.fileInfo.metadata.tokenizer.ggml.tokens.length;
+const prompt = Array.from({length: n_prefill}, (_, i) => (300 + ((i * 7919) % 20000)) % n_vocab);
 const sequence = context.getSequence();
 await sequence.evaluateWithoutGeneratingNewTokens(prompt.slice(0, 8)); // pages and threads are warm
 await sequence.clearHistory();

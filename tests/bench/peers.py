@@ -2,8 +2,9 @@
 """Compares grokd with its peers on one GGUF file, in alternating runs, and prints medians and ratios.
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
-                         [--batch 8,16,32] [--node DIR] [--ik DIR] [--build build]
+                         [--batch 8,16,32] [--node DIR] [--ik DIR] [--build DIR]
 
+--build: where grokd's bench is; otherwise the build beside this script's sources.
 --node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
 --batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
@@ -14,18 +15,51 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
+IK_PROMPT = 16  # tokens before a batch decodes
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def fail(message):
+    sys.exit(f"peers.py: {message}")
+
+
+def whole_number(text):
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+def whole_numbers(text):
+    return [whole_number(word) for word in text.split(",")]
+
+
+def joined(numbers):
+    return ",".join(map(str, numbers))
+
+
+def last_line(text):
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
 
 
 def run(command, cwd=None, both=False):
     environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        fail(f"can't run {command[0]}: {error.strerror}")
     if done.returncode != 0:
-        sys.exit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+        fail(f"{command[0]} ended with status {done.returncode}: {last_line(done.stderr)}")
     return done.stdout + done.stderr if both else done.stdout
 
 
@@ -35,7 +69,7 @@ def grokd_bench(a, *options):
 
 
 def grokd(a):
-    decode, batch = ["--decode", str(a.decode)], ["--batch", a.batch] if a.batch else []
+    decode, batch = ["--decode", str(a.decode)], ["--batch", joined(a.batch)] if a.batch else []
     out = grokd_bench(a, "--prefill", str(a.prefill), *decode, *batch, "--same-tokens")
     batches = {f"batch {row['sequences']}": row["tokens_per_second"] for row in out["batch"]}
     if a.batch:
@@ -60,22 +94,59 @@ def ik_llama_cpp(a):
 
 def ik_batched(a):
     """Its table goes to standard error: columns PP, TG, B, N_KV, T_PP, S_PP, T_TG, S_TG, …"""
-    table = run([f"{a.ik}/llama-batched-bench", "-m", a.model, "-t", str(a.threads), "-tb", str(a.threads), "-c", "4096",
-                 "-b", "2048", "-ub", "512", "-npp", "16", "-ntg", str(a.decode), "-npl", a.batch, "-fa", "1"], both=True)
+    n_positions = max(4096, max(a.batch) * (IK_PROMPT + a.decode))
+    table = run([f"{a.ik}/llama-batched-bench", "-m", a.model, "-t", str(a.threads), "-tb", str(a.threads),
+                 "-c", str(n_positions), "-b", "2048", "-ub", "512", "-npp", str(IK_PROMPT), "-ntg", str(a.decode),
+                 "-npl", joined(a.batch), "-fa", "1"], both=True)
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
-    return {f"batch {int(row[3])}": float(row[8]) for row in rows if row[3].strip().isdigit()}
+    rates = {int(row[3]): float(row[8]) for row in rows if row[3].strip().isdigit()}
+    return {f"batch {n}": rates[n] for n in a.batch}
+
+
+def measure(name, program, a):
+    try:
+        return program(a)
+    except (ValueError, LookupError, TypeError) as error:
+        fail(f"what {name} printed can't be read: {error!r}")
+
+
+def check_programs(p, a):
+    """Before the first of them has measured for minutes."""
+    programs = [("--build", a.build, "bench")]
+    if a.ik:
+        programs.append(("--ik", a.ik, "llama-bench"))
+        if a.batch:
+            programs.append(("--ik", a.ik, "llama-batched-bench"))
+    for option, folder, name in programs:
+        path = os.path.join(folder, name)
+        if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+            p.error(f"argument {option}: there is no program {path}")
+    if a.node:
+        folder = pathlib.Path(a.node).resolve()
+        if not any((f / "node_modules" / "node-llama-cpp").is_dir() for f in [folder, *folder.parents]):
+            p.error(f"argument --node: node-llama-cpp isn't installed in {a.node}")
+        if not shutil.which("node"):
+            p.error("argument --node: there is no program node")
+    if not os.path.isfile(a.model):
+        p.error(f"argument model: there is no file {a.model}")
+
+
+def parse_arguments():
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model")
+    for name, default in [("threads", 2), ("prefill", 512), ("decode", 16), ("repeat", 3)]:
+        p.add_argument(f"--{name}", type=whole_number, default=default)
+    p.add_argument("--batch", type=whole_numbers, default=[])
+    p.add_argument("--node")
+    p.add_argument("--ik")
+    p.add_argument("--build", default=str(HERE.parent.parent / "build"))
+    a = p.parse_args()
+    check_programs(p, a)
+    return a
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model")
-    for name, default in [("threads", 2), ("prefill", 512), ("decode", 16), ("repeat", 3)]:
-        p.add_argument(f"--{name}", type=int, default=default)
-    p.add_argument("--batch", default="")
-    p.add_argument("--node")
-    p.add_argument("--ik")
-    p.add_argument("--build", default="build")
-    a = p.parse_args()
+    a = parse_arguments()
     programs = {"grokd": grokd}
     if a.node:
         programs["llama.cpp"] = llama_cpp
@@ -83,8 +154,8 @@ def main():
         programs["ik_llama.cpp"] = ik_llama_cpp
     seen = {name: [] for name in programs}
     for i in range(a.repeat):
-        for name, measure in programs.items():
-            seen[name].append(measure(a))
+        for name, program in programs.items():
+            seen[name].append(measure(name, program, a))
             print(f"# run {i + 1}, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
     median = {name: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for name, rows in seen.items()}
     ours = median["grokd"]
@@ -97,4 +168,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("peers.py: interrupted", file=sys.stderr)
+        sys.exit(130)
