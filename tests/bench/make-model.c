@@ -218,7 +218,8 @@ static void add_layer(struct maker *m, struct records *r, int i) {
 
 /* Where a block's halves lie (scale, then min), and how large they are for weights of about ±0.02.
  */
-static void put_scales(enum kern_type type, uint8_t *block, uint64_t *seed) {
+static void put_scales(const struct kern_ops *kern, enum kern_type type, uint8_t *block,
+                       uint64_t *seed) {
     static const struct {
         int d, m;
         float d_size, m_size;
@@ -229,7 +230,6 @@ static void put_scales(enum kern_type type, uint8_t *block, uint64_t *seed) {
         [KERN_Q3_K] = {108, -1, 5e-4f, 0},  [KERN_Q4_K] = {0, 2, 1e-4f, 7e-4f},
         [KERN_Q5_K] = {0, 2, 5e-5f, 7e-4f}, [KERN_Q6_K] = {208, -1, 2e-5f, 0},
     };
-    const struct kern_ops *kern = kern_select("generic");
     float d = scales[type].d_size * (0.5f + (float)(next_random(seed) % 1024) / 1024);
     uint16_t half;
 
@@ -245,6 +245,8 @@ static void put_scales(enum kern_type type, uint8_t *block, uint64_t *seed) {
 static uint8_t *make_pool(enum kern_type type, size_t *ret_n_bytes, uint64_t *seed) {
     size_t n = (size_t)POOL_BLOCKS * kern_types[type].block_bytes;
     uint8_t *pool = alloc_array(n, 1);
+    const struct kern_ops *kern =
+        kern_select("generic"); /* once: it asks the CPU, which takes long */
 
     if (!pool)
         die("memory");
@@ -259,12 +261,12 @@ static uint8_t *make_pool(enum kern_type type, size_t *ret_n_bytes, uint64_t *se
         } else if (type == KERN_F16) {
             uint16_t half;
 
-            kern_select("generic")->to_f16(&f, &half, 1);
+            kern->to_f16(&f, &half, 1);
             (void)memcpy(block, &half, sizeof(half));
         } else if (type == KERN_BF16) {
             (void)memcpy(block, (const uint8_t *)&f + 2, 2);
         } else {
-            put_scales(type, block, seed);
+            put_scales(kern, type, block, seed);
         }
     }
     *ret_n_bytes = n;
