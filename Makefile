@@ -47,7 +47,7 @@ tool_TESTS        := grammar logits tokens bench/math bench/masks
 fuzz_TESTS        := fuzz/chat fuzz/constraint fuzz/gguf fuzz/spm fuzz/ttrpc
 # Scripts, run in place with GROKD_BUILD set: with every build, and once.
 script_TESTS      := unit/client-library.sh unit/engine-grammar.sh cli/chat.sh cli/grokctl.sh interop/go.sh interop/python.sh
-once_TESTS        := build.sh demo.sh readme.sh systemd/units.sh systemd/seccomp.sh
+once_TESTS        := build.sh cli/bench.sh demo.sh readme.sh systemd/units.sh systemd/seccomp.sh
 
 # ---- how it is compiled ----
 

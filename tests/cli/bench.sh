@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# The programs that measure: what they refuse and how, and what a run's JSON has. No figure is judged.
+# shellcheck source=tests/util/tap.sh
+. "$(dirname "$0")/../util/tap.sh"
+cd "$root" || exit 1
+
+model=$scratch/tiny.gguf # of 4096 positions, that is 64 pages
+
+bench() {
+    "$build/bench" --model "$model" --threads 1 "$@"
+}
+
+make_model() {
+    "$build/make-model" "$@"
+}
+
+peers() { # from elsewhere
+    (cd "$scratch" && "$root/tests/bench/peers.py" --build "$build" "$@")
+}
+
+says() { # CODE PATTERN COMMAND...: fails with one line that has the pattern, and prints nothing else
+    local code=$1 pattern=$2 status
+    shift 2
+    "$@" >"$scratch/out" 2>"$scratch/err" </dev/null
+    status=$?
+    cat "$scratch/out" "$scratch/err"
+    [ "$status" = "$code" ] || { echo "exit status $status" && return 1; }
+    grep -q -- "$pattern" "$scratch/err" && [ "$(wc -l <"$scratch/err")" = 1 ] && [ ! -s "$scratch/out" ]
+}
+
+has_help() {
+    "$build/bench" --help >"$scratch/out" && grep -q -- '--same-tokens' "$scratch/out" &&
+        make_model --help >"$scratch/out" && grep -qw mixtral "$scratch/out" &&
+        grep -qw Q4_K "$scratch/out"
+}
+
+tells_size() { # on standard error, and the file is as large
+    make_model --shape tiny --layers 1 --type Q8_0 "$model" 2>"$scratch/err" || return 1
+    cat "$scratch/err"
+    grep -q "takes $((($(stat -c %s "$model") + 500000) / 1000000)) MB\$" "$scratch/err"
+}
+
+nothing_of() { # FILE: neither it nor a part of it is there
+    ! compgen -G "$1*"
+}
+
+too_large() (
+    trap '' XFSZ
+    ulimit -f 100
+    make_model --shape tiny "$scratch/large.gguf"
+)
+
+removes_what_does_not_fit() {
+    ! too_large && nothing_of "$scratch/large.gguf"
+}
+
+removes_what_was_ended() { # a hundred megabytes: time enough to be seen
+    local pid
+    "$build/make-model" --shape tiny --layers 64 "$scratch/ended.gguf" &
+    pid=$!
+    for _ in $(seq 1000); do
+        compgen -G "$scratch/ended.gguf*" && break
+        sleep 0.01
+    done
+    kill -TERM "$pid"
+    wait "$pid"
+    [ $? = 143 ] || { rm "$scratch/ended.gguf" && echo "it was whole before the signal came"; }
+    nothing_of "$scratch/ended.gguf"
+}
+
+keeps_devices() {
+    says 2 'no regular file' make_model --shape tiny /dev/null && [ -c /dev/null ]
+}
+
+results() { # every figure once, of a file whose name is no text
+    local name=$scratch/$'tiny \xff.gguf'
+    ln -s tiny.gguf "$name"
+    bench --model "$name" --prefill 4 --decode 2 --context 70 --batch 2 --speculate 1 --rows 8 \
+        --repeat 1 --kv q8_0 --same-tokens --json >"$scratch/json" || return 1
+    cat "$scratch/json"
+    /usr/bin/python3 - "$scratch/json" <<'END'
+import json, sys
+[line] = open(sys.argv[1], encoding="utf-8")
+run = json.loads(line)
+assert run["model"].endswith("tiny \\xff.gguf"), run["model"]
+assert run["weight_types"].startswith("Q8_0") and run["instruction_set"], run
+assert (run["kv"], run["rows"], run["repeat"], run["same_tokens"]) == ("q8_0", 8, 1, True), run
+assert [row["tokens"] for row in run["prefill"]] == [4]
+assert [row["context"] for row in run["decode"]] == [70]
+assert [row["sequences"] for row in run["batch"]] == [2]
+for row in run["prefill"] + run["decode"] + run["batch"]:
+    assert row["tokens_per_second"] > 0 and row["share_of_roof"] > 0, row
+assert [row["drafts"] for row in run["drafts"]] == [1, 1, 1]
+for roofs in [run["roofs"], *run["roofs"]["teams"]]:
+    for key in "threads", "read_bytes_per_second", "int8_ops_per_second", "f32_ops_per_second":
+        assert roofs[key] > 0, roofs
+assert run["memory"]["file_bytes"] > 0 and run["load_seconds"] > 0
+END
+}
+
+check "help" has_help
+check "a model's size is told" tells_size
+check "make-model without a shape" says 2 '--shape is missing' make_model "$scratch/x"
+check "an unknown shape after a known one" says 2 "no --shape 'bogus'" \
+    make_model --shape tiny --shape bogus "$scratch/x"
+check "an unknown type" says 2 "no --type 'Q9'" make_model --shape tiny --type Q9 "$scratch/x"
+for layers in abc -1 0 500 1x ''; do
+    check "--layers '$layers'" says 2 "--layers takes .* from 1 to 256, not '$layers'" \
+        make_model --shape tiny --layers "$layers" "$scratch/x"
+done
+check "no file" says 2 'name of the file' make_model --shape tiny
+check "two files" says 2 "'y'" make_model --shape tiny "$scratch/x" y
+check "none was written" nothing_of "$scratch/x"
+check "what doesn't fit is removed" removes_what_does_not_fit
+check "what was ended is removed" removes_what_was_ended
+check "a device isn't replaced" keeps_devices
+
+check "a model that isn't there" says 1 "$scratch/none.*No such file" bench --model "$scratch/none"
+check "no model" says 2 '--model is missing' "$build/bench" --json
+check "an unknown option" says 2 '--bogus' bench --bogus
+check "an argument without an option" says 2 "'8'" bench 8
+for option in prefill decode context batch speculate repeat rows threads; do
+    for value in abc -1 99999999999 5x; do
+        check "--$option $value" says 2 "--$option takes .*not '$value'" bench "--$option" "$value"
+    done
+done
+for option in prefill batch speculate repeat rows threads; do
+    check "--$option 0" says 2 "--$option takes .*not '0'" bench "--$option" 0
+done
+check "a list with a hole" says 2 "not '1,,2'" bench --prefill 1,,2
+check "a list too long" says 2 'at most 16 numbers' bench --prefill "$(seq -s, 17)"
+check "an unknown type of cache" says 2 "--kv takes .*'f64'" bench --kv f64
+check "unknown kernels" says 2 "'bogus'" bench --isa bogus
+check "a prompt without room" says 2 '--prefill 4096:.*context of 4096' bench --prefill 4,4096
+check "a context without room" says 2 '--context 4079:.*context of 4096' bench --context 0,4079
+check "a batch without pages" says 2 '--batch 65: 65 pages exceed the 64' bench --batch 2,65
+check "a batch beyond a step's rows" says 2 '--batch 2:.*exceeds the 1 of --rows' \
+    bench --batch 2 --rows 1
+check "drafts beyond a step's rows" says 2 '--speculate 4:.*exceeds the 4 of --rows' \
+    bench --speculate 4 --rows 4
+check "too many tokens with drafts" says 2 '--decode 4097' bench --speculate 1 --decode 4097
+check "what a run's JSON has" results
+
+for option in repeat decode batch; do
+    check "peers --$option 0" says 2 "--$option: '0' is no whole number" peers "$model" "--$option" 0
+done
+check "peers without a model" says 2 "$scratch/none" peers "$scratch/none"
+check "peers without a build" says 2 "--build.*$scratch/bench" peers "$model" --build "$scratch"
+check "peers without ik_llama.cpp" says 2 "--ik.*$scratch/llama-bench" peers "$model" --ik "$scratch"
+check "peers without node-llama-cpp" says 2 "--node.*$scratch" peers "$model" --node "$scratch"
+check "peers tell what bench refused" says 1 '--context 0:.*context of 4096' \
+    peers "$model" --threads 1 --decode 5000
+finish
