@@ -72,7 +72,7 @@ struct row {
     bool is_drafted; /* its logits count only if what the row before it gave is its token */
 };
 
-/* Rows of one sequence, at consecutive positions, whose queries attend together. */
+/* Rows of one sequence, at ascending positions, whose queries attend together. */
 struct row_run {
     uint32_t first, n;
 };

@@ -274,6 +274,47 @@ static void add_branch(const struct member *m, size_t i_row, const float *post_n
     m->e->kern->add_scaled(m->s->hidden + i_row * n, branch, 1.0f, n);
 }
 
+static bool is_wanted(const GkEngine *e, const struct row *row) {
+    return row->wants_logits || row->wants_hidden || e->observer.on_row;
+}
+
+/* Row i takes the place of row `to`, which is before it or the same. */
+static void move_row(const struct member *m, size_t i, size_t to) {
+    size_t n = m->shape->n_embd, n_heads = (size_t)m->shape->n_heads * m->shape->head_size;
+
+    if (i == to)
+        return;
+    m->s->rows[to] = m->s->rows[i];
+    (void)memcpy(m->s->hidden + to * n, m->s->hidden + i * n, n * sizeof(float));
+    (void)memcpy(m->s->q + to * n_heads, m->s->q + i * n_heads, n_heads * sizeof(float));
+}
+
+/*
+ * Of most of a prompt's rows, the last layer gives keys and values, and nothing else is read: once
+ * they are stored, those rows are left out. There may be none left.
+ */
+static void leave_out_unwanted(const struct member *m) {
+    struct forward *f = m->f;
+    uint32_t n_rows = 0, n_runs = 0, i_logit = 0;
+
+    for (uint32_t i = 0; i < f->n_runs; i++) {
+        struct row_run run = m->s->runs[i], kept = {.first = n_rows, .n = 0};
+
+        for (uint32_t row = run.first; row < run.first + run.n; row++) {
+            if (!is_wanted(m->e, &m->s->rows[row]))
+                continue;
+            if (i_logit < f->n_logit_rows && m->s->logit_rows[i_logit] == row)
+                m->s->logit_rows[i_logit++] = n_rows;
+            move_row(m, row, n_rows++);
+            kept.n++;
+        }
+        if (kept.n > 0)
+            m->s->runs[n_runs++] = kept;
+    }
+    f->n_rows = n_rows;
+    f->n_runs = n_runs;
+}
+
 static void attention(struct member *m, const struct layer *l, uint32_t i_layer) {
     const Shape *s = m->shape;
     size_t n_heads = (size_t)s->n_heads * s->head_size, begin, end;
@@ -292,6 +333,13 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
         attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / s->n_kv_heads),
                               (uint32_t)(i % s->n_kv_heads));
     barrier(m);
+    if (i_layer + 1 == s->n_layers) {
+        if (m->i == 0)
+            leave_out_unwanted(m);
+        barrier(m);
+        if (m->f->n_rows == 0)
+            return;
+    }
     each_task(m, &(struct task_list){.parts = {{m->f->n_runs, s->n_kv_heads}}, .in_order = true},
               attend_task, l);
     each_row(m, i) {
@@ -466,6 +514,8 @@ void step_forward(void *forward, unsigned i_thread) {
     }
     for (uint32_t i = 0; i < e->shape.n_layers; i++) {
         attention(&m, &e->weights.layers[i], i);
+        if (f->n_rows == 0) /* of the last layer */
+            break;
         feed_forward(&m, &e->weights.layers[i], i);
     }
     barrier(&m); /* rows of the head are shared differently */

@@ -11,5 +11,6 @@ struct forward {
     struct task_draw draws[2]; /* used in turn: one is made ready while the other is drained */
 };
 
-/* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). */
+/* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). After it rows, runs and
+ * logit_rows are those whose results were wanted (all, where somebody observes). */
 void step_forward(void *forward, unsigned i_thread);

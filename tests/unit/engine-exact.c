@@ -243,6 +243,110 @@ static void test_dense(void) {
     }
 }
 
+/* ---- unobserved ---- */
+
+#define N_GENERATED 6
+#define N_TOP       5
+#define N_WRITERS   3
+
+struct writing {
+    int32_t tokens[N_WRITERS][N_GENERATED];
+    struct gk_logprob top[N_WRITERS][N_GENERATED][N_TOP];
+    size_t n[N_WRITERS];
+};
+
+static void ignore_row(void *userdata, const GkSeq *seq, const char *name, int i_layer,
+                       size_t position, const float *values, size_t n) {
+    (void)userdata, (void)seq, (void)name, (void)i_layer, (void)position, (void)values, (void)n;
+}
+
+static GkSeq *make_writer(GkEngine *e, uint32_t which) {
+    struct gk_params params = gk_params_default();
+    uint32_t n_prompt = 20 + 35 * which;
+    int32_t tokens[N_PROMPT];
+    GkSeq *seq;
+
+    for (uint32_t i = 0; i < n_prompt; i++)
+        tokens[i] = (int32_t)((i * 37 + which * 101 + 5) % gk_engine_info(e)->n_vocab);
+    params.temperature = 0;
+    params.n_tokens_max = N_GENERATED;
+    params.ignore_eos = true;
+    params.logprobs = true;
+    params.n_logprobs = N_TOP;
+    assert(gk_seq_new(&seq, e, tokens, n_prompt, &params, NULL) == 0);
+    return seq;
+}
+
+static void take_result(struct writing *w, uint32_t which, const struct gk_result *r) {
+    if (!r->has_token)
+        return;
+    assert(w->n[which] < N_GENERATED && r->n_top == N_TOP);
+    w->tokens[which][w->n[which]] = r->token;
+    (void)memcpy(w->top[which][w->n[which]++], r->top, sizeof(w->top[which][0]));
+}
+
+static struct writing write_texts(const char *path, bool observed, unsigned n_threads,
+                                  uint32_t n_slice) {
+    struct gk_options o = {
+        .path = path, .n_rows_max = 256, .kv_bytes_max = 64u << 20, .preload = true};
+    struct writing w = {0};
+    GkSeq *seqs[N_WRITERS];
+    GkEngine *e;
+    size_t n_plan;
+
+    o.pool = test_team(n_threads, 1);
+    assert(gk_engine_open(&e, &o, NULL) == 0);
+    if (observed)
+        gk_engine_observe(e, &(struct gk_observer){ignore_row, NULL});
+    for (uint32_t i = 0; i < N_WRITERS; i++)
+        seqs[i] = make_writer(e, i);
+    do {
+        struct gk_plan_row rows[N_WRITERS];
+        struct gk_result results[N_WRITERS];
+
+        n_plan = 0;
+        for (uint32_t i = 0; i < N_WRITERS; i++) {
+            size_t pending = gk_seq_n_pending(seqs[i]);
+
+            if (pending > 0)
+                rows[n_plan++] =
+                    (struct gk_plan_row){seqs[i], (uint32_t)MIN(pending, (size_t)n_slice)};
+        }
+        assert(n_plan == 0 || gk_step(e, &(struct gk_plan){rows, n_plan}, results) == 0);
+        for (size_t i = 0; i < n_plan; i++)
+            for (uint32_t which = 0; which < N_WRITERS; which++)
+                if (results[i].seq == seqs[which])
+                    take_result(&w, which, &results[i]);
+    } while (n_plan > 0);
+    for (uint32_t i = 0; i < N_WRITERS; i++) {
+        assert(w.n[i] == N_GENERATED);
+        (void)gk_seq_free(seqs[i]);
+    }
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+    return w;
+}
+
+/* Rows whose results nobody wants are left out of the last layer, but not where somebody observes:
+ * steps where none is left, some of several sequences, and all. */
+static void test_unobserved(void) {
+    static const char *const paths[] = {GOLDEN "grok/model-q8_0.gguf",
+                                        GOLDEN "mixtral256/model-q4_k.gguf"};
+    static const uint32_t slices[] = {1, 7, 64, 200};
+
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+        struct writing all = write_texts(paths[i], true, 1, 200);
+
+        for (size_t j = 0; j < ARRAY_SIZE(slices); j++)
+            for (unsigned n_threads = 1; n_threads <= 3; n_threads++) {
+                struct writing some = write_texts(paths[i], false, n_threads, slices[j]);
+
+                assert(memcmp(all.tokens, some.tokens, sizeof(all.tokens)) == 0);
+                assert(memcmp(all.top, some.top, sizeof(all.top)) == 0);
+            }
+    }
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         {"grok", test_grok, 120},
@@ -253,6 +357,7 @@ int main(int argc, char **argv) {
         {"mixed_types", test_mixed_types, 120},
         {"many_blocks", test_many_blocks, 120},
         {"dense", test_dense, 120},
+        {"unobserved", test_unobserved, 120},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
