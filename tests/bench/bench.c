@@ -112,17 +112,26 @@ static double step_bytes(const struct gk_model_info *info, double n) {
            expert_bytes * expert_share(info, n) * info->n_experts / info->n_experts_used;
 }
 
-/* Operations of one row; the output head runs only where a token is sampled. */
-static double row_ops(const struct gk_model_info *info, bool with_head) {
-    double head = (double)info->n_vocab * info->n_embd;
+/* Operations of a row whose token is sampled. */
+static double row_ops(const struct gk_model_info *info) {
+    return 2 * (double)info->n_parameters_active;
+}
 
-    return 2 * ((double)info->n_parameters_active - (with_head ? 0 : head));
+/* Of a prompt: its last row alone goes through the output head, and through what follows the last
+ * layer's keys and values. */
+static double prompt_ops(const struct gk_model_info *info, uint32_t n) {
+    double head = (double)info->n_vocab * info->n_embd;
+    double attention_output = (double)info->n_heads * info->head_size * info->n_embd;
+    double feed_forward = 3.0 * info->n_embd * info->n_ff * MAX(info->n_experts_used, 1u);
+    double once = 2 * (head + attention_output + feed_forward);
+
+    return n * (row_ops(info) - once) + once;
 }
 
 static double step_seconds_at_roof(const struct bench *b, double n_rows, double context) {
     double bytes = step_bytes(b->info, b->arguments->same_tokens ? 1 : n_rows) +
                    n_rows * context * (double)b->info->n_kv_bytes_per_token;
-    double ops = n_rows * row_ops(b->info, true);
+    double ops = n_rows * row_ops(b->info);
 
     return MAX(bytes / b->beside.read_bytes_per_second, ops / b->beside.int8_ops_per_second);
 }
@@ -371,7 +380,7 @@ static json_t *bench_prefill(struct bench *b) {
             double rate = run_prefill(b, n);
 
             measure_beside(b);
-            add_result(&results, rate, b->beside.int8_ops_per_second / row_ops(b->info, false));
+            add_result(&results, rate, n * b->beside.int8_ops_per_second / prompt_ops(b->info, n));
         }
         add_row(b, rows, "tokens", n, &results);
     }
