@@ -27,15 +27,6 @@
 _Static_assert(VI_LANES == AMX_ROWS && PANEL_VECS == 2 && PANEL_Y_ROWS % AMX_ROWS == 0,
                "a vector is a tile's row, and each vector of a panel has two of the eight tiles");
 
-/* The tiles, by number. Sums of the panel's first and second outputs: */
-#define T_SUM_0  0
-#define T_SUM_1  1
-#define T_MORE_0 2 /* more such sums: of high digits, or of another block */
-#define T_MORE_1 3
-#define T_ACTS   4
-#define T_W_0    5
-#define T_W_1    6
-
 /* LDTILECFG's operand (Intel SDM, volume 1, 18.2). */
 struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -49,7 +40,7 @@ _Static_assert(sizeof(struct tile_config) == 64, "as the instruction wants it");
     {                                                                                              \
         .palette = 1,                                                                              \
         .row_bytes = {[T_SUM_0] = 64,   [T_SUM_1] = 64, [T_MORE_0] = 64, [T_MORE_1] = 64,          \
-                      [T_ACTS] = (n_k), [T_W_0] = 64,   [T_W_1] = 64},                             \
+                      [T_ACTS] = (n_k), [T_W_0] = 64,   [T_W_1] = 64,    [T_UNREAD] = 64},         \
         .n_rows = {                                                                                \
             [T_SUM_0] = AMX_ROWS,                                                                  \
             [T_SUM_1] = AMX_ROWS,                                                                  \
@@ -57,7 +48,8 @@ _Static_assert(sizeof(struct tile_config) == 64, "as the instruction wants it");
             [T_MORE_1] = AMX_ROWS,                                                                 \
             [T_ACTS] = AMX_ROWS,                                                                   \
             [T_W_0] = (n_k) / 4,                                                                   \
-            [T_W_1] = (n_k) / 4                                                                    \
+            [T_W_1] = (n_k) / 4,                                                                   \
+            [T_UNREAD] = AMX_ROWS                                                                  \
         }                                                                                          \
     }
 
@@ -87,7 +79,9 @@ struct amx_work {
     vi high[PANEL_STEPS][PANEL_VECS]; /* super-blocks: the digits above those of panel.w */
     /* By turns: of each plain block, or of low and high digits. */
     _Alignas(64) tile_sums sums[2][AMX_STEPS][PANEL_VECS];
-    union amx_acts acts[AMX_ROWS]; /* copies */
+    /* Copies, of each panel of a block of k, of each group. A block is of no more panels than that:
+     * see k_block(), which is told of whole groups. */
+    union amx_acts acts[PANEL_ACT_ROWS];
 };
 _Static_assert(sizeof(struct amx_work) <= KERN_SCRATCH_BYTES, "fits in a thread's scratch");
 
@@ -109,11 +103,11 @@ static ALWAYS_INLINE void amx_copy_plain(union amx_acts *copy, const struct act_
     (void)memcpy(copy->plain.sums, row + x->sums, n_blocks * sizeof(int16_t));
 }
 
-/* Rows from `at` on, of which n are left. In place, or as copies where they are not evenly apart or
- * fewer than a tile has. */
+/* Rows from `at` on, of which n are left. In place, or where they are not evenly apart or fewer
+ * than a tile has, as copies, which are made once a block of k for all outputs. */
 static ALWAYS_INLINE void amx_put_rows(struct amx_pass *pass, struct lane_format f,
                                        const struct panel_rows *r, uint32_t at, uint32_t n,
-                                       int n_blocks, union amx_acts copies[AMX_ROWS]) {
+                                       int n_blocks, union amx_acts *copies) {
     const struct act_rows *x = &r->x;
 
     pass->y = r->y + at;
@@ -124,7 +118,7 @@ static ALWAYS_INLINE void amx_put_rows(struct amx_pass *pass, struct lane_format
         pass->d_sums = x->sums - x->a;
         return;
     }
-    for (uint32_t i = 0; i < AMX_ROWS; i++) {
+    for (uint32_t i = 0; i < AMX_ROWS && r->place.out == 0; i++) {
         const uint8_t *row = x->act[at + MIN(i, n - 1)];
 
         if (f.n_sub)
@@ -319,11 +313,14 @@ static ALWAYS_INLINE void amx_run(struct amx_work *t, struct lane_format f,
 static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format f,
                                     struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     struct amx_work *t = (struct amx_work *)work;
+    union amx_acts *copies =
+        t->acts + (r->place.k - r->place.block) / PANEL_K * AMX_ROWS * row_groups(n_rows, AMX_ROWS);
     struct amx_pass pass;
     unsigned turn = 0;
 
-    for (uint32_t at = 0; at < n_rows; at += AMX_ROWS) {
-        amx_put_rows(&pass, f, r, at, n_rows - at, n_blocks, t->acts);
+    for (uint32_t at = 0; at < n_rows; at += AMX_ROWS, copies += AMX_ROWS) {
+        assert(copies + AMX_ROWS <= t->acts + ARRAY_SIZE(t->acts));
+        amx_put_rows(&pass, f, r, at, n_rows - at, n_blocks, copies);
         for (int block = 0; block < n_blocks; block += AMX_STEPS, turn = !turn) {
             pass.sums = t->sums[turn];
             pass.block = block;

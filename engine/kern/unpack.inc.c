@@ -37,6 +37,7 @@ struct unpacking {
     struct products *products; /* or, where there are some, at once into these */
 #ifdef HAS_TILES
     struct digits *digits; /* or weights and scales into these, the rest into the panel */
+    unsigned n_loads;      /* of 16 bytes so far: see keep_awake() */
 #endif
     struct fetching again; /* with products: lines that were asked for before */
 };
@@ -102,9 +103,21 @@ static ALWAYS_INLINE void fetch_with_products(struct unpacking *u, int n) {
     }
 }
 
+/* Each fourth load of 16 bytes: a product costs something too, where tiles would not fall asleep.
+ */
+static ALWAYS_INLINE void keep_awake(struct unpacking *u) {
+#ifdef HAS_TILES
+    if (u->digits && u->n_loads++ % 4 == 0)
+        keep_tiles_awake();
+#else
+    (void)u;
+#endif
+}
+
 /* Bytes [at, at + 16) of each lane's block: lane j of to[i] is dword i of block j. */
 static ALWAYS_INLINE void load_16s(struct unpacking *u, size_t at, vi to[4]) {
     vi_load_16s(u->blocks, at, to, &u->ahead, u->products ? 0 : LINES_WITH_PANELS);
+    keep_awake(u);
     if (u->products)
         fetch_with_products(u, LINES_WITH_PRODUCTS);
 }
