@@ -19,7 +19,7 @@ static void lessen(void *userdata, const char *directory, bool is_v1) {
         period = cgroup_read(directory, "cpu.cfs_period_us", &ignored);
     if (quota <= 0 || period <= 0)
         return;
-    n = (unsigned)MIN(quota / period + (quota % period > 0), (long long)INT_MAX);
+    n = (unsigned)MIN(MAX(quota / period, 1LL), (long long)INT_MAX);
     *least = *least == 0 ? n : MIN(*least, n);
 }
 

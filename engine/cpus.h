@@ -14,8 +14,8 @@ extern const struct cpus_sources cpus_kernel;
 
 /* The affinity mask, and how many threads make sense on it: at least 1. */
 unsigned cpus_usable(const struct cpus_sources *sources, cpu_set_t *ret_mask);
-/* CPUs' worth of quota, rounded up, that the cgroups in `list` (/proc/self/cgroup) leave below
- * `mount` (/sys/fs/cgroup); 0: no limit. */
+/* Whole CPUs' worth of quota, at least 1, that the cgroups in `list` (/proc/self/cgroup) leave
+ * below `mount` (/sys/fs/cgroup); 0: no limit. */
 unsigned cpus_quota(const char *list, const char *mount);
 
 #define CPUS_NODES "/sys/devices/system/node"
