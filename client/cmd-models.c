@@ -1,6 +1,7 @@
 /* grokctl models, show, load, unload. */
 #include "client/command.h"
 
+#include "base/human.h"
 #include "base/macro.h"
 
 #include <stdio.h>
@@ -43,12 +44,12 @@ static int print_models(const Ctl *ctl, const struct grokd_list_models_response 
                      "FILE", "USE");
     for (size_t i = 0; i < answer->n_models; i++) {
         const struct grokd_model_summary *m = answer->models[i];
-        char parameters[32] = "-", bytes[32] = "-", use[128];
+        char parameters[HUMAN_BYTES] = "-", bytes[HUMAN_BYTES] = "-", use[128];
 
         if (m->parameters > 0)
-            (void)ctl_human((double)m->parameters, "", parameters);
+            (void)human_amount((double)m->parameters, "", parameters);
         if (m->file_bytes > 0)
-            (void)ctl_human((double)m->file_bytes, "B", bytes);
+            (void)human_amount((double)m->file_bytes, "B", bytes);
         (void)describe_use(m, use);
         (void)printf("%-20s %-11s %-9s %11s %10s  %s%s%s%s\n", m->name,
                      grokd_model_state_name(m->state), *m->architecture ? m->architecture : "-",
@@ -143,19 +144,19 @@ static void print_row(const char *label, const char *value) {
 }
 
 static void print_amount(const char *label, uint64_t value, const char *unit) {
-    char text[32];
+    char text[HUMAN_BYTES];
 
-    print_row(label, ctl_human((double)value, unit, text));
+    print_row(label, human_amount((double)value, unit, text));
 }
 
 /* Where the file was when it had been loaded, and on which node where there are several. */
 static void print_memory(const struct grokd_show_model_response *m) {
-    char text[128], resident[32], locked[32], huge[32];
+    char text[128], resident[HUMAN_BYTES], locked[HUMAN_BYTES], huge[HUMAN_BYTES];
 
     (void)snprintf(text, sizeof(text), "%s, %s locked, %s in huge pages",
-                   ctl_human((double)m->resident_bytes, "B", resident),
-                   ctl_human((double)m->locked_bytes, "B", locked),
-                   ctl_human((double)m->huge_page_bytes, "B", huge));
+                   human_amount((double)m->resident_bytes, "B", resident),
+                   human_amount((double)m->locked_bytes, "B", locked),
+                   human_amount((double)m->huge_page_bytes, "B", huge));
     print_row("in memory when loaded", text);
     if (m->numa_nodes > 0) {
         (void)snprintf(text, sizeof(text), "%u", m->numa_nodes);
@@ -261,16 +262,17 @@ const struct command command_show = {
 /* ---- load ---- */
 
 static void draw_bar(const struct grokd_load_progress *p, const char *model) {
-    char done[32], total[32], bar[CTL_BAR_BYTES];
+    char done[HUMAN_BYTES], total[HUMAN_BYTES], bar[CTL_BAR_BYTES];
 
-    (void)fprintf(
-        stderr, "\r%s %s %s of %s\033[K", model, ctl_bar(p->done_bytes, p->total_bytes, bar),
-        ctl_human((double)p->done_bytes, "B", done), ctl_human((double)p->total_bytes, "B", total));
+    (void)fprintf(stderr, "\r%s %s %s of %s\033[K", model,
+                  ctl_bar(p->done_bytes, p->total_bytes, bar),
+                  human_amount((double)p->done_bytes, "B", done),
+                  human_amount((double)p->total_bytes, "B", total));
 }
 
 static int print_load_event(const Ctl *ctl, const struct grokd_load_progress *p, const char *model,
                             bool draw) {
-    char bytes[32];
+    char bytes[HUMAN_BYTES];
     json_t *o;
 
     if (ctl->json) {
@@ -286,7 +288,7 @@ static int print_load_event(const Ctl *ctl, const struct grokd_load_progress *p,
         if (draw)
             (void)fputs("\r\033[K", stderr);
         (void)printf("%s is %s (%s)\n", p->summary->name, grokd_model_state_name(p->summary->state),
-                     ctl_human((double)p->summary->file_bytes, "B", bytes));
+                     human_amount((double)p->summary->file_bytes, "B", bytes));
     }
     return ctl_flush();
 }

@@ -1,6 +1,8 @@
 /* grokctl status, grokctl cancel. */
 #include "client/command.h"
 
+#include "base/human.h"
+
 #include <stdio.h>
 
 static json_t *json_status(const struct grokd_status_response *s) {
@@ -33,7 +35,7 @@ static void print_uptime(uint64_t us) {
 }
 
 static void print_status(const struct grokd_status_response *s) {
-    char memory[32];
+    char memory[HUMAN_BYTES];
 
     (void)printf("grokd %s, pid %u%s, up ", s->version, s->pid, s->draining ? ", draining" : "");
     print_uptime(s->uptime_us);
@@ -48,7 +50,7 @@ static void print_status(const struct grokd_status_response *s) {
                  (uintmax_t)s->prompt_tokens_total, (uintmax_t)s->generated_tokens_total,
                  (uintmax_t)s->steps_total);
     (void)printf("memory       %s resident; %ju of %ju KV pages in use\n",
-                 ctl_human((double)s->resident_bytes, "B", memory), (uintmax_t)s->kv_pages_used,
+                 human_amount((double)s->resident_bytes, "B", memory), (uintmax_t)s->kv_pages_used,
                  (uintmax_t)s->kv_pages_total);
     for (size_t i = 0; i < s->n_models; i++)
         (void)printf("%-11s  %s, %s%s%s%s\n", i == 0 ? "models" : "", s->models[i]->name,

@@ -1,6 +1,7 @@
 /* grokctl top: who uses what of the daemon, as a table, as JSON, or on a screen (top-screen.c). */
 #include "client/top.h"
 
+#include "base/human.h"
 #include "base/macro.h"
 #include "base/utf8.h"
 
@@ -67,9 +68,9 @@ SPEED(read_speed, prompt_tokens_per_s)
 SPEED(generated_speed, generated_tokens_per_s)
 
 static void print_bytes(const void *row, char text[TOP_CELL_BYTES]) {
-    char human[32];
+    char human[HUMAN_BYTES];
 
-    (void)ctl_human((double)((const struct grokd_top_account *)row)->bytes, "B", human);
+    (void)human_amount((double)((const struct grokd_top_account *)row)->bytes, "B", human);
     (void)snprintf(text, TOP_CELL_BYTES, "%s", human);
 }
 
@@ -183,7 +184,7 @@ void top_print_header(const struct grokd_top *top, const struct grokd_top *befor
     uint64_t n_steps = top->steps_total - (before ? before->steps_total : 0);
     uint64_t steps_us = top->steps_us_total - (before ? before->steps_us_total : 0);
     uintmax_t seconds = top->uptime_us / 1000000;
-    char memory[32], step[32] = "-";
+    char memory[HUMAN_BYTES], step[32] = "-";
 
     if (n_steps > 0)
         (void)snprintf(step, sizeof(step), "%.1f ms", (double)steps_us / (double)n_steps / 1e3);
@@ -197,7 +198,7 @@ void top_print_header(const struct grokd_top *top, const struct grokd_top *befor
                    "%ju of %ju KV pages; %s resident",
                    top->generated_tokens_per_s, top->prompt_tokens_per_s, step,
                    (uintmax_t)top->kv_pages_used, (uintmax_t)top->kv_pages_total,
-                   ctl_human((double)top->resident_bytes, "B", memory));
+                   human_amount((double)top->resident_bytes, "B", memory));
     print_models(top, lines[2]);
 }
 

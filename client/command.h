@@ -204,8 +204,6 @@ int ctl_parse_u32(const char *option, const char *text, uint32_t *ret);
 int ctl_parse_u64(const char *option, const char *text, uint64_t *ret);
 int ctl_parse_i32(const char *option, const char *text, int32_t *ret);
 int ctl_parse_float(const char *option, const char *text, float *ret);
-/* "12.4 MB", "314.0 B": three or four significant digits with a decimal unit. */
-const char *ctl_human(double value, const char *unit, char buffer[32]);
 /* "[####    ]" */
 #define CTL_BAR_BYTES 35
 const char *ctl_bar(uint64_t done, uint64_t total, char buffer[CTL_BAR_BYTES]);

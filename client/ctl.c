@@ -372,18 +372,6 @@ void ctl_print_logprobs(const struct grokd_token_logprobs *tokens, size_t n) {
     }
 }
 
-const char *ctl_human(double value, const char *unit, char buffer[32]) {
-    static const char prefixes[][2] = {"", "k", "M", "G", "T", "P"};
-    size_t i = 0;
-
-    while (value >= 999.95 && i + 1 < ARRAY_SIZE(prefixes)) {
-        value /= 1000;
-        i++;
-    }
-    (void)snprintf(buffer, 32, i == 0 ? "%.0f %s%s" : "%.1f %s%s", value, prefixes[i], unit);
-    return buffer;
-}
-
 json_t *ctl_json_text(const char *bytes, size_t n) {
     static const char replacement[] = "\xEF\xBF\xBD";
     CLEANUP(freep) char *clean = malloc(n * 3 + 1);

@@ -14,6 +14,7 @@
 #include "daemon/models.h"
 
 #include "base/alloc.h"
+#include "base/human.h"
 #include "daemon/chat.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
@@ -232,11 +233,14 @@ static void log_homes(const Model *m, const struct gk_memory *memory) {
 
 static void log_memory(const Model *m, const struct gk_model_info *info) {
     const struct gk_memory *memory = &info->memory;
+    char mapped[HUMAN_BYTES], resident[HUMAN_BYTES], locked[HUMAN_BYTES], huge[HUMAN_BYTES];
 
-    log_info("model %s: memory: %" PRIu64 " MB mapped, %" PRIu64 " MB resident, %" PRIu64
-             " MB locked, %" PRIu64 " MB in huge pages; %u NUMA node%s",
-             m->name, info->n_file_bytes / 1000000, memory->n_resident_bytes / 1000000,
-             memory->n_locked_bytes / 1000000, memory->n_huge_bytes / 1000000, memory->n_nodes,
+    log_info("model %s: memory: %s mapped, %s resident, %s locked, %s in huge pages; %u NUMA "
+             "node%s",
+             m->name, human_amount((double)info->n_file_bytes, "B", mapped),
+             human_amount((double)memory->n_resident_bytes, "B", resident),
+             human_amount((double)memory->n_locked_bytes, "B", locked),
+             human_amount((double)memory->n_huge_bytes, "B", huge), memory->n_nodes,
              memory->n_nodes == 1 ? "" : "s");
     log_homes(m, memory);
     if (m->daemon->config->lock && memory->n_locked_bytes < memory->n_resident_bytes)

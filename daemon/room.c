@@ -14,6 +14,7 @@
 #include "daemon/room.h"
 
 #include "base/cgroup.h"
+#include "base/human.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 
@@ -187,11 +188,12 @@ uint64_t room_kv_bytes(const Models *m, const Model *wanted) {
     struct census c = count(m, wanted);
     uint64_t n_free = minus(memory.n_bytes, c.n_promised), n_file = path_bytes(wanted->path);
     uint64_t n_left = minus(n_free, n_file);
+    char amount[HUMAN_BYTES], whole[HUMAN_BYTES];
     const char *why = "an eighth";
 
     if (n > 0) {
-        log_info("model %s: %" PRIu64 " MB for its KV cache, as configured", wanted->name,
-                 n / 1000000);
+        log_info("model %s: %s for its KV cache, as configured", wanted->name,
+                 human_amount((double)n, "B", amount));
         return n;
     }
     n = n_free / KV_SHARE;
@@ -205,9 +207,10 @@ uint64_t room_kv_bytes(const Models *m, const Model *wanted) {
         n = KV_BYTES_MIN;
         why = "the least there is, whatever is left";
     }
-    log_info("model %s: %" PRIu64 " MB for its KV cache: %s of the %" PRIu64
-             " MB that are available (%s) beside other models",
-             wanted->name, n / 1000000, why, n_free / 1000000, memory.what);
+    log_info("model %s: %s for its KV cache: %s of the %s that are available (%s) beside other "
+             "models",
+             wanted->name, human_amount((double)n, "B", amount), why,
+             human_amount((double)n_free, "B", whole), memory.what);
     return n;
 }
 

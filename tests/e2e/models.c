@@ -281,7 +281,7 @@ static void test_caches_count(void) {
     CALL *call = NULL;
 
     start("[engine]\nmodel_memory_max = 100M\n" MODEL("a", "") MODEL("b", "load = no"));
-    assert(test_daemon_logged(&d, "model a: 92 MB for its KV cache: what the model leaves of"));
+    assert(test_daemon_logged(&d, "model a: 92.5 MB for its KV cache: what the model leaves of"));
     client = test_connect(&d);
     call = hold(client, "a");
     assert(ask(client, "b", &error) == GROKD_RESOURCE_EXHAUSTED);
