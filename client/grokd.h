@@ -471,7 +471,8 @@ struct grokd_show_model_response {
     const char *chat_template, *instruction_set;
     /* A built-in template's name, the configured file, or "model" for the model file's own. */
     const char *chat_template_name;
-    /* Where the mapped file was when it had been loaded. */
+    /* Where the mapped file was when it had been loaded; without preload there is little by then.
+     */
     uint64_t resident_bytes, huge_page_bytes, locked_bytes;
     uint32_t numa_nodes;        /* of the machine */
     const uint64_t *node_bytes; /* (n_node_bytes) resident on node 0, 1, ... */
