@@ -183,7 +183,7 @@ $(BUILD)/libgrokd.a: $(client_OBJ)
 under = $(addprefix $(BUILD)/tests/,$1)
 C_TESTS := $(unit_base_TESTS) $(unit_engine_TESTS) $(unit_proto_TESTS) $(unit_client_TESTS) \
            $(unit_daemon_TESTS) $(e2e_TESTS)
-util_OBJ := $(call obj,tests/util/test.c tests/util/temp.c tests/util/gguf-write.c)
+util_OBJ := $(call obj,tests/util/test.c tests/util/temp.c tests/util/memlock.c tests/util/gguf-write.c)
 
 e2e_UTIL := tests/e2e/util-daemon.c tests/e2e/util-ends.c tests/e2e/util-load.c
 

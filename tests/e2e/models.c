@@ -1,5 +1,6 @@
 /* Several models: loaded when asked for, sent away when idle or in the way, never while in use. */
 #include "tests/e2e/util-daemon.h"
+#include "tests/util/memlock.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -484,6 +485,68 @@ static void test_the_end_waits_for_no_model(void) {
     test_daemon_deinit(&d);
 }
 
+/* ---- where it is in memory ---- */
+
+#define NOT_LOCKED "model a is not locked in memory"
+
+static struct grokd_show_model_response *show(const char *text) {
+    struct grokd_show_model_response *answer = NULL;
+    CLIENT *client = NULL;
+
+    start(text);
+    client = test_connect(&d);
+    assert(grokd_show_model(client, "a", &answer, NULL) == GROKD_OK);
+    (void)printf(
+        "# %llu bytes of %llu resident, %llu locked, %llu in huge pages\n",
+        (unsigned long long)answer->resident_bytes, (unsigned long long)answer->summary->file_bytes,
+        (unsigned long long)answer->locked_bytes, (unsigned long long)answer->huge_page_bytes);
+    return answer;
+}
+
+/* To the end of its last page. */
+static size_t whole_pages(uint64_t n_bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    return (n_bytes + page - 1) / page * page;
+}
+
+static void test_what_is_locked_is_told(void) {
+    ANSWER grokd_show_model_response *m =
+        show("[engine]\npreload = yes\nlock = yes\nhugepages = yes\n" MODEL("a", ""));
+    size_t n_bytes = whole_pages(m->summary->file_bytes);
+
+    assert(m->resident_bytes == n_bytes && m->huge_page_bytes <= n_bytes && m->numa_nodes >= 1);
+    assert(test_daemon_logged(&d, "model a: memory: 12.4 MB mapped, 12.4 MB resident, "));
+    if (test_may_lock(n_bytes)) {
+        assert(m->locked_bytes == n_bytes && !test_daemon_logged(&d, NOT_LOCKED));
+        assert(test_daemon_logged(&d, "resident, 12.4 MB locked, "));
+    } else {
+        assert(m->locked_bytes == 0 && test_daemon_logged(&d, NOT_LOCKED));
+        assert(test_daemon_logged(&d, "LimitMEMLOCK="));
+    }
+    test_daemon_stop(&d);
+}
+
+static void test_nothing_is_locked_unless_wanted(void) {
+    ANSWER grokd_show_model_response *m =
+        show("[engine]\npreload = yes\nlock = no\nhugepages = no\n" MODEL("a", ""));
+
+    assert(m->resident_bytes == whole_pages(m->summary->file_bytes) && m->locked_bytes == 0);
+    assert(test_daemon_logged(&d, "resident, 0 B locked, ") && !test_daemon_logged(&d, NOT_LOCKED));
+    test_daemon_stop(&d);
+}
+
+/* Told is what was there when it had been loaded, and that is little where nothing was preloaded.
+ */
+static void test_what_is_not_preloaded_is_told(void) {
+    ANSWER grokd_show_model_response *m =
+        show("[engine]\npreload = no\nlock = yes\n" MODEL("a", ""));
+
+    assert(m->resident_bytes < m->summary->file_bytes && m->locked_bytes <= m->resident_bytes);
+    assert(m->home_bytes == 0 && m->away_bytes == 0);
+    test_daemon_stop(&d);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(asking_loads),
@@ -499,6 +562,9 @@ int main(int argc, char **argv) {
         TEST(asked_for_while_a_lost_one_is_closed),
         TEST(asked_for_while_it_leaves_for_ever),
         TEST(the_end_waits_for_no_model),
+        TEST(what_is_locked_is_told),
+        TEST(nothing_is_locked_unless_wanted),
+        TEST(what_is_not_preloaded_is_told),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
