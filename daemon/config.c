@@ -147,6 +147,18 @@ static int parse_bool(const struct key *key, const char *text, void *to, Error *
     return error_set(reterr, -EINVAL, "yes or no is expected");
 }
 
+/* The words end with NULL and are all ours: they fit. */
+static int refuse_word(const char *const *words, Error *reterr) {
+    char list[ERROR_TEXT_MAX / 2];
+    size_t n = 0;
+
+    for (size_t i = 0; words[i]; i++) {
+        n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%s", i > 0 ? ", " : "", words[i]);
+        assert(n < sizeof(list));
+    }
+    return error_set(reterr, -EINVAL, "one of %s is expected", list);
+}
+
 /* The number is the word's place. */
 static int parse_word(const struct key *key, const char *text, void *to, Error *reterr) {
     for (size_t i = 0; key->words[i]; i++)
@@ -154,7 +166,7 @@ static int parse_word(const struct key *key, const char *text, void *to, Error *
             *(uint64_t *)to = i;
             return 0;
         }
-    return error_set(reterr, -EINVAL, "the value is none of those known here");
+    return refuse_word(key->words, reterr);
 }
 
 static int parse_isa(const struct key *key, const char *text, void *to, Error *reterr) {
@@ -162,7 +174,7 @@ static int parse_isa(const struct key *key, const char *text, void *to, Error *r
 
     for (size_t i = 0; *text && strcmp(text, names[i]) != 0; i++)
         if (!names[i + 1])
-            return error_set(reterr, -EINVAL, "there is no instruction set of this name");
+            return refuse_word(names, reterr);
     return parse_text(key, text, to, reterr);
 }
 
@@ -176,7 +188,6 @@ static int parse_chat_template(const struct key *key, const char *text, void *to
 /* ---- the table ---- */
 
 static const char *const log_levels[] = {"error", "warning", "notice", "info", "debug", NULL};
-static const char *const kv_types[] = {"f16", "f32", "q8_0", NULL};
 static const char *const sharing[] = {"private", "shared", NULL};
 static const char *const priorities[] = {"interactive", "normal", "batch", NULL};
 
@@ -208,7 +219,7 @@ static const struct key keys[] = {
      "kernels at most this tier: generic, avx2, avxvnni, avx512, vnni, amx; empty: the best", 0, 32, NULL},
     {"engine", "kv_memory", parse_bytes, AT(kv_bytes), "0",
      "memory for each model's KV cache; 0: an eighth of what is available at most", 0, NUMBER_MAX, NULL},
-    {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16, f32, or q8_0, half as large", 0, 0, kv_types},
+    {"engine", "kv_type", parse_word, AT(kv_type), "f16", "its numbers: f16, f32, or q8_0, half as large", 0, 0, gk_kv_type_names},
     {"engine", "exact_floats", parse_bool, AT(exact_floats), "no",
      "float weights give the same bits in every batch, more slowly", 0, 0, NULL},
     {"engine", "prefix_cache", parse_bool, AT(prefix_cache), "yes",

@@ -37,6 +37,7 @@ unsigned gk_pool_n_threads(const GkPool *pool);
 /* ---- models ---- */
 
 enum gk_kv_type { GK_KV_F16, GK_KV_F32, GK_KV_Q8_0 };
+extern const char *const gk_kv_type_names[]; /* NULL-ended */
 
 struct gk_options {
     const char *path; /* GGUF; of a split model its first file */

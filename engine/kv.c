@@ -8,6 +8,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+const char *const gk_kv_type_names[] = {
+    [GK_KV_F16] = "f16", [GK_KV_F32] = "f32", [GK_KV_Q8_0] = "q8_0", NULL};
+
 static enum kern_page page_type(enum gk_kv_type type) {
     return type == GK_KV_F32 ? KERN_PAGE_F32 : type == GK_KV_Q8_0 ? KERN_PAGE_Q8_0 : KERN_PAGE_F16;
 }
