@@ -374,6 +374,7 @@ int convert_show_model(struct answer *answer, const void *message) {
         .n_node_bytes = m->n_node_bytes,
         .home_bytes = m->home_bytes,
         .away_bytes = m->away_bytes,
+        .kv_type = m->kv_type,
     };
     answer->event.show_model = to;
     return to->summary ? 0 : -ENOMEM;
@@ -423,6 +424,7 @@ int convert_status(struct answer *answer, const void *message) {
         .n_models = m->n_models,
         .draining = m->draining,
         .steps_total = m->steps_total,
+        .kv_type = m->kv_type,
     };
     answer->event.status = to;
     return copy_summaries(&answer->arena, m->models, m->n_models, &to->models) ? 0 : -ENOMEM;

@@ -130,6 +130,7 @@ static json_t *json_show(const struct grokd_show_model_response *m) {
         json_object_set_new(o, "bos_token", json_integer(m->bos_token));
         json_object_set_new(o, "eos_token", json_integer(m->eos_token));
         json_object_set_new(o, "add_bos", json_boolean(m->add_bos));
+        json_object_set_new(o, "kv_type", json_string(m->kv_type));
         for (size_t i = 0; i < m->n_node_bytes; i++)
             json_array_append_new(nodes, json_integer((json_int_t)m->node_bytes[i]));
         json_object_set(o, "node_bytes", nodes);
@@ -202,6 +203,7 @@ static void print_show(const struct grokd_show_model_response *m) {
     (void)snprintf(text, sizeof(text), "%u tokens, trained on %u", m->context_max,
                    m->context_trained);
     print_row("context", text);
+    print_row("KV cache type", m->kv_type);
     print_amount("KV cache per token", m->kv_bytes_per_token, "B");
     print_amount("KV cache at most", m->kv_bytes_max, "B");
     (void)snprintf(text, sizeof(text), "%u of width %u, feed-forward %u", m->layers,

@@ -11,7 +11,8 @@ static json_t *json_status(const struct grokd_status_response *s) {
     for (size_t i = 0; i < s->n_models; i++)
         json_array_append_new(models, ctl_json_summary(s->models[i]));
     return json_pack(
-        "{s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, "
+        "{s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, "
+        "s:b, "
         "s:o}",
         "version", s->version, "uptime_us", (json_int_t)s->uptime_us, "pid", (json_int_t)s->pid,
         "threads", (json_int_t)s->threads, "instruction_set", s->instruction_set, "connections",
@@ -21,8 +22,8 @@ static json_t *json_status(const struct grokd_status_response *s) {
         "prompt_tokens_total", (json_int_t)s->prompt_tokens_total, "generated_tokens_total",
         (json_int_t)s->generated_tokens_total, "steps_total", (json_int_t)s->steps_total,
         "resident_bytes", (json_int_t)s->resident_bytes, "kv_pages_used",
-        (json_int_t)s->kv_pages_used, "kv_pages_total", (json_int_t)s->kv_pages_total, "draining",
-        s->draining, "models", models);
+        (json_int_t)s->kv_pages_used, "kv_pages_total", (json_int_t)s->kv_pages_total, "kv_type",
+        s->kv_type, "draining", s->draining, "models", models);
 }
 
 static void print_uptime(uint64_t us) {
@@ -49,9 +50,9 @@ static void print_status(const struct grokd_status_response *s) {
     (void)printf("tokens       %ju read, %ju generated, in %ju steps\n",
                  (uintmax_t)s->prompt_tokens_total, (uintmax_t)s->generated_tokens_total,
                  (uintmax_t)s->steps_total);
-    (void)printf("memory       %s resident; %ju of %ju KV pages in use\n",
+    (void)printf("memory       %s resident; %ju of %ju %s%sKV pages in use\n",
                  human_amount((double)s->resident_bytes, "B", memory), (uintmax_t)s->kv_pages_used,
-                 (uintmax_t)s->kv_pages_total);
+                 (uintmax_t)s->kv_pages_total, s->kv_type, *s->kv_type ? " " : "");
     for (size_t i = 0; i < s->n_models; i++)
         (void)printf("%-11s  %s, %s%s%s%s\n", i == 0 ? "models" : "", s->models[i]->name,
                      grokd_model_state_name(s->models[i]->state),

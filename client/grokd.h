@@ -471,14 +471,14 @@ struct grokd_show_model_response {
     const char *chat_template, *instruction_set;
     /* A built-in template's name, the configured file, or "model" for the model file's own. */
     const char *chat_template_name;
-    /* Where the mapped file was when it had been loaded; without preload there is little by then.
-     */
+    /* Where the mapped file was when it had been loaded; little, where it is not preloaded. */
     uint64_t resident_bytes, huge_page_bytes, locked_bytes;
     uint32_t numa_nodes;        /* of the machine */
     const uint64_t *node_bytes; /* (n_node_bytes) resident on node 0, 1, ... */
     size_t n_node_bytes;
     /* On the node of the threads that read it, and on others; 0 and 0: they are on one node. */
     uint64_t home_bytes, away_bytes;
+    const char *kv_type; /* "f16", "f32" or "q8_0" */
 };
 
 /* model NULL: the default one */
@@ -529,6 +529,7 @@ struct grokd_status_response {
     size_t n_models;
     bool draining;
     uint64_t steps_total;
+    const char *kv_type; /* "f16", "f32" or "q8_0" */
 };
 
 int grokd_begin_status(grokd_client *client, grokd_call **ret, struct grokd_error *error);

@@ -262,9 +262,9 @@ static void on_opened(uv_work_t *work, int status) {
 
         gk_engine_kv_pages(m->engine, &m->n_kv_free, &m->n_kv_total);
         log_info("model %s is ready: %s, %" PRIu64 " parameters, %s, context %u, %" PRIu64
-                 " KV pages",
+                 " KV pages of %s",
                  m->name, info->architecture, info->n_parameters, info->isa, info->n_context_max,
-                 m->n_kv_total);
+                 m->n_kv_total, info->kv_type);
         if (!m->daemon->config->isa[0] && gk_isa_refused())
             log_notice("model %s is slower than it could be: %s", m->name, gk_isa_refused());
         log_memory(m, info);

@@ -76,6 +76,7 @@ void admin_status(Call *call, void *request) {
     answer.draining = d->is_draining;
     answer.steps_total = atomic_load(&d->worker.n_steps);
     count_pages(d, &answer.kv_pages_used, &answer.kv_pages_total);
+    answer.kv_type = view(gk_kv_type_names[d->config->kv_type]);
     if (models_fill_summaries(&d->models, &arena, &answer.models, &answer.n_models) < 0)
         call_fail(call, STATUS_RESOURCE_EXHAUSTED, "out of memory");
     else

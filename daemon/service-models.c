@@ -52,6 +52,7 @@ static void fill_show(const Model *model, const struct gk_model_info *i,
     a->active_bytes = i->n_active_bytes;
     a->kv_bytes_per_token = i->n_kv_bytes_per_token;
     a->kv_bytes_max = i->n_kv_bytes_max;
+    a->kv_type = view(i->kv_type);
     a->layers = i->n_layers;
     a->experts = i->n_experts;
     a->experts_used = i->n_experts_used;

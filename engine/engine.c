@@ -26,6 +26,7 @@ static int set_limits(GkEngine *e, const struct gk_options *o, Error *reterr) {
     uint64_t kv_bytes = o->kv_bytes_max;
     int r;
 
+    i->kv_type = gk_kv_type_names[o->kv_type];
     i->n_rows_max = o->n_rows_max ? o->n_rows_max : ROWS_DEFAULT;
     i->n_sequences_max = o->n_sequences_max ? o->n_sequences_max : SEQUENCES_DEFAULT;
     i->n_context_max =

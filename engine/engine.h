@@ -94,6 +94,7 @@ struct gk_model_info {
     const char *chat_template;                               /* "" where the file has none */
     const char *weight_types;                                /* such as "Q8_0 ×50, F32 ×24" */
     const char *isa;                                         /* the kernel tier in use */
+    const char *kv_type;                                     /* of gk_kv_type_names */
     uint64_t n_parameters, n_parameters_per_expert, n_parameters_active;
     uint64_t n_file_bytes, n_active_bytes; /* bytes of weights read for one decoded token */
     uint64_t n_half_precision_bytes;       /* 2 bytes a parameter */

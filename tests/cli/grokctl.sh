@@ -59,6 +59,17 @@ error = json.loads(sys.stdin.readlines()[-1])["error"]
 sys.exit(error["code"] != "NOT_FOUND" or "nobody" not in error["message"])' <"$scratch/json"
 }
 
+memory_is_shown() { # in the units of the log
+    local resident
+    ctl show | tee "$scratch/out"
+    ctl status | tee -a "$scratch/out"
+    resident=$(sed -n 's/.* MB mapped, \([0-9.]* MB\) resident, .*/\1/p' "$grokd_log")
+    grep -qx "in memory when loaded * $resident, 0 B locked, [0-9.]* k*M*B in huge pages" "$scratch/out" &&
+        grep -qx 'NUMA nodes * [1-9][0-9]*' "$scratch/out" &&
+        grep -qx 'KV cache type * f16' "$scratch/out" &&
+        grep -q '^memory .* f16 KV pages in use$' "$scratch/out"
+}
+
 there_and_back() {
     local text="Tea for two,  and two for tea."
     [ "$(ctl tokenize "$text" | ctl detokenize)" = "$text" ]
@@ -213,6 +224,7 @@ for command in status models "show" "show demo" "load demo" "tokenize Hello" "de
     check "$command in JSON" all_json $command
 done
 check "a failure in JSON" json_failure
+check "memory and the KV cache's type are shown" memory_is_shown
 check "tokens there and back" there_and_back
 check "log-probabilities as a table" logprobs_table
 check "no progress bar in a pipe" no_bar_in_a_pipe

@@ -485,7 +485,7 @@ static void test_the_end_waits_for_no_model(void) {
     test_daemon_deinit(&d);
 }
 
-/* ---- where it is in memory ---- */
+/* ---- what it has of memory ---- */
 
 #define NOT_LOCKED "model a is not locked in memory"
 
@@ -547,6 +547,18 @@ static void test_what_is_not_preloaded_is_told(void) {
     test_daemon_stop(&d);
 }
 
+static void test_the_type_of_the_cache_is_told(void) {
+    ANSWER grokd_show_model_response *m = show("[engine]\nkv_type = q8_0\n" MODEL("a", ""));
+    ANSWER grokd_status_response *status = NULL;
+    CLIENT *client = test_connect(&d);
+
+    assert(grokd_status(client, &status, NULL) == GROKD_OK);
+    assert(strcmp(m->kv_type, "q8_0") == 0 && strcmp(status->kv_type, "q8_0") == 0);
+    assert(test_daemon_logged(&d, " KV pages of q8_0"));
+    client = grokd_client_free(client);
+    test_daemon_stop(&d);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(asking_loads),
@@ -565,6 +577,7 @@ int main(int argc, char **argv) {
         TEST(what_is_locked_is_told),
         TEST(nothing_is_locked_unless_wanted),
         TEST(what_is_not_preloaded_is_told),
+        TEST(the_type_of_the_cache_is_told),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }

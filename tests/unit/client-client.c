@@ -291,6 +291,7 @@ static void answer_show(struct server *s, uint64_t stream) {
     m.n_node_bytes = 2;
     m.home_bytes = 124;
     m.away_bytes = 125;
+    m.kv_type = TEXT("f32");
     answer(s, stream, &m.base);
 }
 
@@ -318,6 +319,7 @@ static void answer_status(struct server *s, uint64_t stream) {
     m.n_models = 2;
     m.draining = true;
     m.steps_total = 14;
+    m.kv_type = TEXT("q8_0");
     answer(s, stream, &m.base);
 }
 
@@ -621,7 +623,7 @@ static void check_show(const struct grokd_show_model_response *m) {
     assert(m->resident_bytes == 119 && m->huge_page_bytes == 120 && m->locked_bytes == 121);
     assert(m->numa_nodes == 2 && m->n_node_bytes == 2);
     assert(m->node_bytes[0] == 122 && m->node_bytes[1] == 123);
-    assert(m->home_bytes == 124 && m->away_bytes == 125);
+    assert(m->home_bytes == 124 && m->away_bytes == 125 && strcmp(m->kv_type, "f32") == 0);
 }
 
 static void check_status(const struct grokd_status_response *m) {
@@ -631,6 +633,7 @@ static void check_status(const struct grokd_status_response *m) {
     assert(m->requests_failed == 8 && m->prompt_tokens_total == 9);
     assert(m->generated_tokens_total == 10 && m->resident_bytes == 11 && m->kv_pages_used == 12);
     assert(m->kv_pages_total == 13 && m->draining && m->steps_total == 14 && m->n_models == 2);
+    assert(strcmp(m->kv_type, "q8_0") == 0);
     check_summary(m->models[1]);
 }
 
