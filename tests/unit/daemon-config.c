@@ -55,6 +55,23 @@ static void test_values_have_units(void) {
     config_deinit(&c);
 }
 
+static void test_switches(void) {
+    static const char *const words[][2] = {
+        {"no", "yes"}, {"false", "true"}, {"off", "on"}, {"0", "1"}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+        char text[64];
+        Config c;
+
+        (void)snprintf(text, sizeof(text), "[engine]\npreload = %s\nlock = %s\n", words[i][0],
+                       words[i][1]);
+        write_config(text);
+        assert(config_init(&c) == 0 && config_load(&c, path, true) == 0);
+        assert(!c.preload && c.lock);
+        config_deinit(&c);
+    }
+}
+
 static void test_kv_types(void) {
     static const char *const names[] = {"f16", "f32", "q8_0"};
 
@@ -219,6 +236,7 @@ int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(defaults_are_the_manuals),
         TEST(values_have_units),
+        TEST(switches),
         TEST(kv_types),
         TEST(no_few_users_have_everything),
         TEST(later_values_win_and_nothing_is_the_default),
