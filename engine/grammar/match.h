@@ -3,6 +3,12 @@
  * end. The automaton behind it is shared with other sequences, and matchers of one automaton may be
  * asked by several threads at once; matchers are made and freed by one.
  *
+ * A step asks after its products, when a row has its logits. That is the one place in it that locks
+ * (the automaton) and takes memory (for states and masks that are new), of which an automaton has
+ * AUTOMATON_BYTES_MAX beside the states in use and what one question works in, which
+ * AUTOMATON_WORK_MAX bounds. Masks have AUTOMATA_MASK_BYTES_MAX in all automata of an engine, but
+ * for the AUTOMATON_MASKS_MIN that each may have.
+ *
  * Answers depend on the text so far and on nothing else, but for this: of questions that are so
  * much work that they are given up, more are answered where more is known already.
  */

@@ -1,7 +1,9 @@
 /*
  * A step takes no memory and no lock: all that it needs was there when the model was opened and the
- * sequence made. malloc() and its kin and pthread_mutex_lock() are ours here and count, whoever
- * calls them.
+ * sequence made. But a sequence with a constraint asks the constraint's automaton, which others may
+ * ask at the same time, when its logits are there: under the automaton's lock, with memory for what
+ * is new to it, within the maxima of automaton.h. malloc() and its kin and pthread_mutex_lock() are
+ * ours here and count, whoever calls them.
  */
 #include "base/macro.h"
 #include "engine/engine.h"
@@ -13,6 +15,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 static atomic_size_t n_allocated, n_locked;
 static atomic_bool in_step;
@@ -143,6 +146,43 @@ static void test_steps_take_nothing(void) {
     check("tests/golden/mixtral/model-f16.gguf", GK_KV_F16, 2);
 }
 
+/* To the end of its text. */
+static void generate(GkEngine *e, GkConstraint *constraint) {
+    static const int32_t prompt[] = {1, 42, 99};
+    struct gk_params params = gk_params_default();
+    GkSeq *seq;
+
+    params.n_tokens_max = 40;
+    params.constraint = constraint;
+    assert(gk_seq_new(&seq, e, prompt, ARRAY_SIZE(prompt), &params, NULL) == 0);
+    n_allocated = n_locked = 0;
+    while (gk_seq_n_pending(seq) > 0)
+        step(e, &seq, 1, ARRAY_SIZE(prompt));
+    (void)printf("# allocated %zu times, locked %zu times\n", n_allocated, n_locked);
+    (void)fflush(stdout);
+    seq = gk_seq_free(seq);
+}
+
+/* The states that a text comes to are new once; the next one that comes the same way has them. */
+static void test_a_constraint_takes_memory_for_what_is_new(void) {
+    static const char source[] = "([a-z]+ ){3,9}[0-9]*";
+    struct gk_options o = {.path = "tests/golden/grok/model-q8_0.gguf"};
+    GkConstraint *constraint;
+    GkEngine *e;
+
+    if (SANITIZED)
+        test_skip("the sanitizer has its own malloc()");
+    assert(gk_pool_new(&o.pool, 1, NULL) == 0 && gk_engine_open(&e, &o, NULL) == 0);
+    assert(gk_constraint_new(&constraint, GK_CONSTRAINT_REGEX, source, strlen(source), NULL) == 0);
+    generate(e, constraint);
+    assert(n_allocated > 0 && n_locked > 0);
+    generate(e, constraint);
+    assert(n_allocated == 0 && n_locked > 0);
+    constraint = gk_constraint_unref(constraint);
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+}
+
 /* The counters count: opening a model and its sequences takes memory. */
 static void test_what_is_taken_is_counted(void) {
     struct gk_options o = {.path = "tests/golden/grok/model-q8_0.gguf"};
@@ -162,6 +202,7 @@ static void test_what_is_taken_is_counted(void) {
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(steps_take_nothing),
+        TEST(a_constraint_takes_memory_for_what_is_new),
         TEST(what_is_taken_is_counted),
     };
 
