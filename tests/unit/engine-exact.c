@@ -83,7 +83,7 @@ static float *run(const struct model *model, const struct way *w, size_t *ret_n_
                            .exact_floats = model->exact_floats,
                            .kv_bytes_max = 64u << 20,
                            .preload = true};
-    GkSeq *seqs[N_COMPANY + 1];
+    GkSeq *seqs[N_COMPANY + 1] = {NULL};
     struct seen seen = {0};
     GkEngine *e;
 
@@ -117,38 +117,46 @@ static bool available(const char *isa) {
     return false;
 }
 
+static const struct way ways[] = {
+    {1, 1, NULL, 1, 0, 0},    {1, 1, NULL, 7, 0, 0},  {1, 1, NULL, 64, 0, 0},
+    {2, 1, NULL, 2000, 0, 0}, {2, 1, NULL, 1, 0, 0},  {3, 1, NULL, 7, 0, 0},
+    {2, 1, NULL, 64, 7, 0},   {1, 1, NULL, 1, 7, 0},  {2, 1, NULL, 64, 7, 9},
+    {2, 1, NULL, 2000, 7, 3}, {3, 1, NULL, 7, 7, 20}, {2, 2, NULL, 64, 0, 0},
+    {4, 2, NULL, 2000, 7, 3}, {3, 3, NULL, 7, 0, 0},  {6, 4, NULL, 64, 7, 9},
+};
+
+/* What all others are compared with. */
+static float *run_first(const struct model *model) {
+    size_t n_vocab;
+
+    return run(model, &(struct way){1, 1, "generic", 2000, 0, 0}, &n_vocab);
+}
+
+static void compare(const struct model *model, const struct way *w, const float *first) {
+    size_t n_vocab;
+    float *again = run(model, w, &n_vocab);
+
+    if (memcmp(first, again, N_PROMPT * n_vocab * sizeof(float)) != 0) {
+        (void)printf("# %s: KV %d, threads %u on %u nodes, isa %s, slice %u, company %u after %u "
+                     "steps: other bits\n",
+                     model->path, (int)model->kv, w->n_threads, w->n_nodes,
+                     w->isa ? w->isa : "best", w->n_slice, w->n_company, w->company_begins);
+        assert(!"the same bits");
+    }
+    free(again);
+}
+
+/* A tier that this CPU lacks is left out: its own test says so. */
 static void check_model(const struct model *model) {
-    struct way ways[32] = {
-        {1, 1, NULL, 1, 0, 0},    {1, 1, NULL, 7, 0, 0},  {1, 1, NULL, 64, 0, 0},
-        {2, 1, NULL, 2000, 0, 0}, {2, 1, NULL, 1, 0, 0},  {3, 1, NULL, 7, 0, 0},
-        {2, 1, NULL, 64, 7, 0},   {1, 1, NULL, 1, 7, 0},  {2, 1, NULL, 64, 7, 9},
-        {2, 1, NULL, 2000, 7, 3}, {3, 1, NULL, 7, 7, 20}, {2, 2, NULL, 64, 0, 0},
-        {4, 2, NULL, 2000, 7, 3}, {3, 3, NULL, 7, 0, 0},  {6, 4, NULL, 64, 7, 9},
-    };
-    size_t n_ways = 15, n_vocab;
-    float *first;
+    float *first = run_first(model);
 
-    for (const char *const *isa = gk_isa_names(); *isa; isa++) {
-        if (!available(*isa))
-            continue;
-        ways[n_ways++] = (struct way){2, 1, *isa, 64, 3, 2};
-        ways[n_ways++] = (struct way){1, 1, *isa, 2000, 0, 0};
-    }
-    first = run(model, &(struct way){1, 1, "generic", 2000, 0, 0}, &n_vocab);
-    for (size_t i = 0; i < n_ways; i++) {
-        float *again = run(model, &ways[i], &n_vocab);
-
-        if (memcmp(first, again, N_PROMPT * n_vocab * sizeof(float)) != 0) {
-            (void)printf(
-                "# %s: KV %d, threads %u on %u nodes, isa %s, slice %u, company %u after %u steps: "
-                "other bits\n",
-                model->path, (int)model->kv, ways[i].n_threads, ways[i].n_nodes,
-                ways[i].isa ? ways[i].isa : "best", ways[i].n_slice, ways[i].n_company,
-                ways[i].company_begins);
-            assert(!"the same bits");
+    for (size_t i = 0; i < ARRAY_SIZE(ways); i++)
+        compare(model, &ways[i], first);
+    for (const char *const *isa = gk_isa_names(); *isa; isa++)
+        if (available(*isa)) {
+            compare(model, &(struct way){2, 1, *isa, 64, 3, 2}, first);
+            compare(model, &(struct way){1, 1, *isa, 2000, 0, 0}, first);
         }
-        free(again);
-    }
     free(first);
 }
 
@@ -347,6 +355,45 @@ static void test_unobserved(void) {
     }
 }
 
+/* ---- tiers ---- */
+
+static const char *why_unavailable(const char *isa) {
+    const char *refused = gk_isa_refused();
+
+    return refused && strcmp(isa, "amx") == 0 ? refused : "this CPU lacks the instruction set";
+}
+
+/* In company, which has decoding rows and slices of prompts. */
+static void check_tier(const char *isa) {
+    static const struct model models[] = {{GOLDEN "grok/model-q8_0.gguf", GK_KV_F16, false},
+                                          {GOLDEN "mixtral256/model-q4_k.gguf", GK_KV_F16, false}};
+
+    if (!available(isa))
+        test_skip(why_unavailable(isa));
+    for (size_t i = 0; i < ARRAY_SIZE(models); i++) {
+        float *first = run_first(&models[i]);
+
+        for (size_t j = 0; j < ARRAY_SIZE(ways); j++) {
+            struct way w = ways[j];
+
+            w.isa = isa;
+            if (w.n_company > 0)
+                compare(&models[i], &w, first);
+        }
+        free(first);
+    }
+}
+
+#define TIER(name)                                                                                 \
+    static void test_##name(void) {                                                                \
+        check_tier(#name);                                                                         \
+    }
+TIER(avx2)
+TIER(avxvnni)
+TIER(avx512)
+TIER(vnni)
+TIER(amx)
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         {"grok", test_grok, 120},
@@ -358,6 +405,11 @@ int main(int argc, char **argv) {
         {"many_blocks", test_many_blocks, 120},
         {"dense", test_dense, 120},
         {"unobserved", test_unobserved, 120},
+        {"avx2", test_avx2, 120},
+        {"avxvnni", test_avxvnni, 120},
+        {"avx512", test_avx512, 120},
+        {"vnni", test_vnni, 120},
+        {"amx", test_amx, 120},
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
