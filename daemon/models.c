@@ -464,9 +464,10 @@ int models_init(Models *m, Daemon *daemon) {
         return -ENOTRECOVERABLE;
     }
     if ((unsigned)daemon->config->n_threads > gk_pool_n_threads(m->pool))
-        log_warning("threads = %u: grokd may use %u CPUs (affinity and quota of its cgroup) and "
+        log_warning("threads = %u: grokd may use %u CPU%s (affinity and quota of its cgroup) and "
                     "starts no more threads than that",
-                    (unsigned)daemon->config->n_threads, gk_pool_n_threads(m->pool));
+                    (unsigned)daemon->config->n_threads, gk_pool_n_threads(m->pool),
+                    gk_pool_n_threads(m->pool) == 1 ? "" : "s");
     return 0;
 }
 
