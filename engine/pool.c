@@ -101,19 +101,29 @@ static void gate_wait(struct gate *g, unsigned old, int64_t spin_ns) {
     atomic_fetch_sub_explicit(&g->n_sleepers, 1, memory_order_seq_cst);
 }
 
-void pool_barrier(GkPool *pool, unsigned i_thread) {
-    unsigned epoch;
+static void nothing(void *userdata) {
+    (void)userdata;
+}
 
+void pool_barrier(GkPool *pool, unsigned i_thread) {
     (void)i_thread;
-    if (pool->n == 1)
+    pool_barrier_once(pool, nothing, NULL);
+}
+
+void pool_barrier_once(GkPool *pool, void (*fn)(void *userdata), void *userdata) {
+    unsigned epoch = atomic_load_explicit(&pool->barrier.epoch, memory_order_acquire);
+
+    if (pool->n == 1) {
+        fn(userdata);
         return;
-    epoch = atomic_load_explicit(&pool->barrier.epoch, memory_order_acquire);
-    if (atomic_fetch_add_explicit(&pool->n_arrived, 1, memory_order_acq_rel) + 1 == pool->n) {
-        atomic_store_explicit(&pool->n_arrived, 0, memory_order_relaxed);
-        gate_open(&pool->barrier);
-    } else {
-        gate_wait(&pool->barrier, epoch, pool->spin_ns);
     }
+    if (atomic_fetch_add_explicit(&pool->n_arrived, 1, memory_order_acq_rel) + 1 < pool->n) {
+        gate_wait(&pool->barrier, epoch, pool->spin_ns);
+        return;
+    }
+    fn(userdata);
+    atomic_store_explicit(&pool->n_arrived, 0, memory_order_relaxed);
+    gate_open(&pool->barrier);
 }
 
 static bool is_pinned(const struct member *m) {

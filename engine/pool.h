@@ -22,6 +22,8 @@ typedef void pool_fn(void *userdata, unsigned i_thread);
 void pool_run(GkPool *pool, pool_fn *fn, void *userdata);
 /* Inside pool_run(): waits until every member is here. All writes before it are seen after it. */
 void pool_barrier(GkPool *pool, unsigned i_thread);
+/* The same, but whoever comes last calls fn first, while the others wait. */
+void pool_barrier_once(GkPool *pool, void (*fn)(void *userdata), void *userdata);
 
 /* The NUMA nodes that members are on, counted from 0 in the members' order; 1 where members are not
  * pinned. */

@@ -10,9 +10,9 @@
  * tasks (a block of output features for all rows) from a list: the products.
  *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
- * number of threads nor on who was quicker. Nothing here allocates (but for what a constraint
- * keeps, see grammar/match.c), logs or locks. Rejected: a fork and join around each operation, as a
- * compute graph has it, which costs two barriers where this has one.
+ * number of threads nor on who was quicker. Nothing here logs, and nothing allocates or locks
+ * but what a constraint asks (grammar/match.h). Rejected: a fork and join around each operation, as
+ * a compute graph has it, which costs two barriers where this has one.
  */
 #include "engine/step.h"
 
@@ -293,7 +293,8 @@ static void move_row(const struct member *m, size_t i, size_t to) {
  * Of most of a prompt's rows, the last layer gives keys and values, and nothing else is read: once
  * they are stored, those rows are left out. There may be none left.
  */
-static void leave_out_unwanted(const struct member *m) {
+static void leave_out_unwanted(void *member) {
+    const struct member *m = member;
     struct forward *f = m->f;
     uint32_t n_rows = 0, n_runs = 0, i_logit = 0;
 
@@ -332,14 +333,12 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
     for (size_t i = begin; i < end; i++)
         attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / s->n_kv_heads),
                               (uint32_t)(i % s->n_kv_heads));
-    barrier(m);
-    if (i_layer + 1 == s->n_layers) {
-        if (m->i == 0)
-            leave_out_unwanted(m);
+    if (i_layer + 1 < s->n_layers)
         barrier(m);
-        if (m->f->n_rows == 0)
-            return;
-    }
+    else
+        pool_barrier_once(m->e->pool, leave_out_unwanted, m);
+    if (m->f->n_rows == 0)
+        return;
     each_task(m, &(struct task_list){.parts = {{m->f->n_runs, s->n_kv_heads}}, .in_order = true},
               attend_task, l);
     each_row(m, i) {
@@ -353,6 +352,12 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
     }
 }
 
+static void sort_slots(void *member) {
+    const struct member *m = member;
+
+    moe_sort(m->e, m->f->n_rows);
+}
+
 static void feed_forward(struct member *m, const struct layer *l, uint32_t i_layer) {
     const Shape *s = m->shape;
     size_t begin, end;
@@ -361,10 +366,7 @@ static void feed_forward(struct member *m, const struct layer *l, uint32_t i_lay
         normalize(m, i, l->ffn_norm);
         moe_route(m->e, l, (uint32_t)i, m->scratch);
     }
-    barrier(m);
-    if (m->i == 0)
-        moe_sort(m->e, m->f->n_rows);
-    barrier(m);
+    pool_barrier_once(m->e->pool, sort_slots, m);
     if (moe_gathers(m->e, l)) {
         share(m, (size_t)m->f->n_rows * s->n_experts_used, &begin, &end);
         for (size_t i = begin; i < end; i++)

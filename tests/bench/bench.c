@@ -44,9 +44,6 @@ struct list {
     size_t n;
 };
 
-static const char *const kv_names[] = {
-    [GK_KV_F16] = "f16", [GK_KV_F32] = "f32", [GK_KV_Q8_0] = "q8_0"};
-
 struct arguments {
     const char *model, *isa;
     unsigned n_threads, n_repeat;
@@ -486,10 +483,9 @@ static json_t *head_json(const struct bench *b) {
 
     return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:f}", "model",
                      utf8_printable(path, sizeof(path), a->model, strlen(a->model)), "weight_types",
-                     b->info->weight_types, "instruction_set", b->info->isa, "kv",
-                     kv_names[a->kv_type], "rows", (json_int_t)b->info->n_rows_max, "repeat",
-                     (json_int_t)a->n_repeat, "same_tokens", (int)a->same_tokens, "load_seconds",
-                     b->load_seconds);
+                     b->info->weight_types, "instruction_set", b->info->isa, "kv", b->info->kv_type,
+                     "rows", (json_int_t)b->info->n_rows_max, "repeat", (json_int_t)a->n_repeat,
+                     "same_tokens", (int)a->same_tokens, "load_seconds", b->load_seconds);
 }
 
 static void print_json(const json_t *all) {
@@ -560,8 +556,8 @@ static struct list list_argument(const char *option, const char *text, uint32_t 
 }
 
 static enum gk_kv_type kv_argument(const char *text) {
-    for (size_t i = 0; i < ARRAY_SIZE(kv_names); i++)
-        if (strcmp(text, kv_names[i]) == 0)
+    for (size_t i = 0; gk_kv_type_names[i]; i++)
+        if (strcmp(text, gk_kv_type_names[i]) == 0)
             return (enum gk_kv_type)i;
     wrong_argument("--kv takes f16, f32 or q8_0, not '%s'", text);
 }

@@ -97,6 +97,7 @@ struct rounds {
     size_t n_rounds;
     size_t at[THREADS]; /* not atomic: the barrier must order them */
     size_t n_wrong[THREADS];
+    size_t n_calls; /* nor this */
 };
 
 static void meet(void *userdata, unsigned i) {
@@ -120,6 +121,38 @@ static void test_barriers_wait_for_all(void) {
             pool_run(r.pool, meet, &r);
         for (unsigned i = 0; i < THREADS; i++)
             assert(r.n_wrong[i] == 0 && r.at[i] == (i < n ? r.n_rounds : 0));
+        gk_pool_free(r.pool);
+    }
+}
+
+/* When all have come, and before one goes on. */
+static void call(void *userdata) {
+    struct rounds *r = userdata;
+
+    r->n_calls++;
+    for (unsigned j = 0; j < r->n; j++)
+        r->n_wrong[0] += r->at[j] != r->n_calls;
+}
+
+static void meet_and_call(void *userdata, unsigned i) {
+    struct rounds *r = userdata;
+
+    for (size_t round = 1; round <= r->n_rounds; round++) {
+        r->at[i] = round;
+        pool_barrier_once(r->pool, call, r);
+        r->n_wrong[i] += r->n_calls != round;
+        pool_barrier(r->pool, i);
+    }
+}
+
+static void test_the_last_one_calls(void) {
+    for (unsigned n = 1; n <= THREADS; n++) {
+        struct rounds r = {.pool = new_pool(n), .n = n, .n_rounds = 200};
+
+        pool_run(r.pool, meet_and_call, &r);
+        assert(r.n_calls == r.n_rounds);
+        for (unsigned i = 0; i < n; i++)
+            assert(r.n_wrong[i] == 0);
         gk_pool_free(r.pool);
     }
 }
@@ -524,6 +557,7 @@ int main(int argc, char **argv) {
         {"every_member_runs_once_a_run", test_every_member_runs_once_a_run, 60},
         TEST(runs_after_sleep),
         {"barriers_wait_for_all", test_barriers_wait_for_all, 60},
+        {"the_last_one_calls", test_the_last_one_calls, 60},
         {"late_members_wake_the_others", test_late_members_wake_the_others, 60},
         TEST(tasks_are_taken_from_both_ends),
         {"each_task_is_taken_once", test_each_task_is_taken_once, 60},
