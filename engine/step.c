@@ -274,10 +274,6 @@ static void add_branch(const struct member *m, size_t i_row, const float *post_n
     m->e->kern->add_scaled(m->s->hidden + i_row * n, branch, 1.0f, n);
 }
 
-static bool is_wanted(const GkEngine *e, const struct row *row) {
-    return row->wants_logits || row->wants_hidden || e->observer.on_row;
-}
-
 /* Row i takes the place of row `to`, which is before it or the same. */
 static void move_row(const struct member *m, size_t i, size_t to) {
     size_t n = m->shape->n_embd, n_heads = (size_t)m->shape->n_heads * m->shape->head_size;
@@ -302,9 +298,11 @@ static void leave_out_unwanted(void *member) {
         struct row_run run = m->s->runs[i], kept = {.first = n_rows, .n = 0};
 
         for (uint32_t row = run.first; row < run.first + run.n; row++) {
-            if (!is_wanted(m->e, &m->s->rows[row]))
+            bool gives_logits = i_logit < f->n_logit_rows && m->s->logit_rows[i_logit] == row;
+
+            if (!gives_logits && !m->s->rows[row].wants_hidden)
                 continue;
-            if (i_logit < f->n_logit_rows && m->s->logit_rows[i_logit] == row)
+            if (gives_logits)
                 m->s->logit_rows[i_logit++] = n_rows;
             move_row(m, row, n_rows++);
             kept.n++;
@@ -516,7 +514,7 @@ void step_forward(void *forward, unsigned i_thread) {
     }
     for (uint32_t i = 0; i < e->shape.n_layers; i++) {
         attention(&m, &e->weights.layers[i], i);
-        if (f->n_rows == 0) /* of the last layer */
+        if (f->n_rows == 0) /* none is left in the last layer: see leave_out_unwanted() */
             break;
         feed_forward(&m, &e->weights.layers[i], i);
     }

@@ -11,6 +11,6 @@ struct forward {
     struct task_draw draws[2]; /* used in turn: one is made ready while the other is drained */
 };
 
-/* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). After it rows, runs and
- * logit_rows are those whose results were wanted (all, where somebody observes). */
+/* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). After it rows and runs
+ * are those in logit_rows, and those that want their hidden values. */
 void step_forward(void *forward, unsigned i_thread);

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define K_ROWS_MAX 20736 /* of all rows; few of them may be longer */
+#define K_MAX 20736 /* of ROWS_MAX rows; fewer may be longer */
 /* Both more than a tier keeps sums of. */
 #define OUT_MAX  300
 #define ROWS_MAX 290
@@ -251,7 +251,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     const struct kern_type_info *info = &kern_types[type];
     size_t row_bytes = k / info->block_values * info->block_bytes;
     struct guarded w = guard(row_bytes * n_out);
-    static float x[ROWS_MAX * K_ROWS_MAX], y[2][(ROWS_MAX + 1) * Y_STRIDE];
+    static float x[ROWS_MAX * K_MAX], y[2][(ROWS_MAX + 1) * Y_STRIDE];
     static struct guarded scratch; /* stays */
     struct kern_acts acts[2];
     struct guarded acts_memory[2];

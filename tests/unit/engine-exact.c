@@ -53,8 +53,9 @@ static GkSeq *make(GkEngine *e, uint32_t which, size_t n) {
     return seq;
 }
 
-static void step(GkEngine *e, GkSeq **seqs, uint32_t n, uint32_t n_slice) {
-    struct gk_result results[N_COMPANY + 1];
+/* Returns how many sequences had something to do, and a result for each. */
+static size_t step(GkEngine *e, GkSeq **seqs, uint32_t n, uint32_t n_slice,
+                   struct gk_result ret_results[N_COMPANY + 1]) {
     struct gk_plan_row rows[N_COMPANY + 1];
     size_t n_plan = 0;
 
@@ -65,7 +66,8 @@ static void step(GkEngine *e, GkSeq **seqs, uint32_t n, uint32_t n_slice) {
             rows[n_plan++] = (struct gk_plan_row){seqs[i], (uint32_t)MIN(pending, (size_t)n_slice)};
     }
     if (n_plan > 0)
-        assert(gk_step(e, &(struct gk_plan){rows, n_plan}, results) == 0);
+        assert(gk_step(e, &(struct gk_plan){rows, n_plan}, ret_results) == 0);
+    return n_plan;
 }
 
 /* What all ways of running must agree for. */
@@ -83,6 +85,7 @@ static float *run(const struct model *model, const struct way *w, size_t *ret_n_
                            .exact_floats = model->exact_floats,
                            .kv_bytes_max = 64u << 20,
                            .preload = true};
+    struct gk_result results[N_COMPANY + 1];
     GkSeq *seqs[N_COMPANY + 1] = {NULL};
     struct seen seen = {0};
     GkEngine *e;
@@ -95,11 +98,11 @@ static float *run(const struct model *model, const struct way *w, size_t *ret_n_
     for (uint32_t i = 0; i < w->n_company; i++)
         seqs[i] = make(e, i + 1, N_PROMPT / 2 + 13 * i);
     for (uint32_t i = 0; i < w->company_begins; i++) /* one more joins each time */
-        step(e, seqs, MIN(i + 1, w->n_company), 5);
+        (void)step(e, seqs, MIN(i + 1, w->n_company), 5, results);
     seqs[w->n_company] = make(e, 0, N_PROMPT);
     seen.watched = seqs[w->n_company];
     while (gk_seq_n_pending(seen.watched) > 0)
-        step(e, seqs, w->n_company + 1, w->n_slice);
+        (void)step(e, seqs, w->n_company + 1, w->n_slice, results);
     assert(seen.n_rows == N_PROMPT);
     for (uint32_t i = 0; i <= w->n_company; i++)
         (void)gk_seq_free(seqs[i]);
@@ -298,9 +301,10 @@ static struct writing write_texts(const char *path, bool observed, unsigned n_th
     struct gk_options o = {
         .path = path, .n_rows_max = 256, .kv_bytes_max = 64u << 20, .preload = true};
     struct writing w = {0};
+    struct gk_result results[N_COMPANY + 1];
     GkSeq *seqs[N_WRITERS];
     GkEngine *e;
-    size_t n_plan;
+    size_t n_results;
 
     o.pool = test_team(n_threads, 1);
     assert(gk_engine_open(&e, &o, NULL) == 0);
@@ -309,23 +313,12 @@ static struct writing write_texts(const char *path, bool observed, unsigned n_th
     for (uint32_t i = 0; i < N_WRITERS; i++)
         seqs[i] = make_writer(e, i);
     do {
-        struct gk_plan_row rows[N_WRITERS];
-        struct gk_result results[N_WRITERS];
-
-        n_plan = 0;
-        for (uint32_t i = 0; i < N_WRITERS; i++) {
-            size_t pending = gk_seq_n_pending(seqs[i]);
-
-            if (pending > 0)
-                rows[n_plan++] =
-                    (struct gk_plan_row){seqs[i], (uint32_t)MIN(pending, (size_t)n_slice)};
-        }
-        assert(n_plan == 0 || gk_step(e, &(struct gk_plan){rows, n_plan}, results) == 0);
-        for (size_t i = 0; i < n_plan; i++)
+        n_results = step(e, seqs, N_WRITERS, n_slice, results);
+        for (size_t i = 0; i < n_results; i++)
             for (uint32_t which = 0; which < N_WRITERS; which++)
                 if (results[i].seq == seqs[which])
                     take_result(&w, which, &results[i]);
-    } while (n_plan > 0);
+    } while (n_results > 0);
     for (uint32_t i = 0; i < N_WRITERS; i++) {
         assert(w.n[i] == N_GENERATED);
         (void)gk_seq_free(seqs[i]);
