@@ -7,7 +7,7 @@ VERSION := 0.1.0
 
 # ---- what there is, folder by folder ----
 
-base_SRC   := base/alloc.c base/arena.c base/buf.c base/cgroup.c base/error.c base/human.c base/utf8.c
+base_SRC   := base/alloc.c base/arena.c base/buf.c base/cgroup.c base/error.c base/human.c base/number.c base/utf8.c
 engine_SRC := engine/attn.c engine/bind.c engine/cpus.c engine/draft.c engine/engine.c engine/homes.c engine/info.c engine/kv.c engine/manifest.c \
               engine/memory.c engine/moe.c engine/pool.c engine/prefix.c engine/prefix-file.c engine/sample.c engine/scratch.c engine/seq.c engine/step.c engine/tasks.c \
               engine/file/file.c engine/file/gguf.c engine/file/map.c engine/grammar/expr.c engine/grammar/gbnf.c \
@@ -33,7 +33,7 @@ daemon_SRC := daemon/access.c daemon/call.c daemon/chat.c daemon/config.c daemon
               daemon/service-inference.c daemon/service-models.c daemon/state.c daemon/text.c daemon/worker.c
 
 # One binary each: $(BUILD)/tests/NAME from tests/NAME.c, tests/util and the folders it needs.
-unit_base_TESTS   := unit/base-arena unit/base-buf unit/base-cgroup unit/base-human unit/base-utf8
+unit_base_TESTS   := unit/base-arena unit/base-buf unit/base-cgroup unit/base-human unit/base-number unit/base-utf8
 unit_engine_TESTS := kern/check kern/tiles unit/engine-file unit/engine-file-hostile unit/engine-hostile unit/engine-golden \
                      unit/engine-chat unit/engine-constraint unit/engine-draft unit/engine-embed unit/engine-exact unit/engine-info unit/engine-keys unit/engine-math unit/engine-memory unit/engine-pool \
                      unit/engine-text unit/engine-stream unit/engine-sample unit/engine-prefix unit/engine-prefix-file unit/engine-steady unit/engine-suspend

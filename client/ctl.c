@@ -2,6 +2,7 @@
 #include "client/command.h"
 
 #include "base/macro.h"
+#include "base/number.h"
 #include "base/utf8.h"
 
 #include <errno.h>
@@ -219,15 +220,9 @@ static int bad_number(const char *option, const char *text, const char *what) {
 }
 
 int ctl_parse_u64(const char *option, const char *text, uint64_t *ret) {
-    unsigned long long v;
-    char *end;
+    const char *rest = number_read(text, UINT64_MAX, ret);
 
-    errno = 0;
-    v = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0)
-        return bad_number(option, text, "a whole number");
-    *ret = v;
-    return 0;
+    return rest && *rest == '\0' ? 0 : bad_number(option, text, "a whole number");
 }
 
 int ctl_parse_u32(const char *option, const char *text, uint32_t *ret) {

@@ -10,7 +10,8 @@
  */
 #include "daemon/access.h"
 
-#include <ctype.h>
+#include "base/number.h"
+
 #include <grp.h>
 #include <pwd.h>
 #include <string.h>
@@ -28,15 +29,12 @@ static const char *const service_words[] = {
 
 /* ---- names ---- */
 
+/* UINT32_MAX is nobody's number. */
 static bool read_number(const char *text, uint32_t *ret) {
-    unsigned long long number;
-    char *end;
+    uint64_t number;
+    const char *rest = number_read(text, UINT32_MAX - 1, &number);
 
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    errno = 0;
-    number = strtoull(text, &end, 10);
-    if (*end || errno != 0 || number >= UINT32_MAX)
+    if (!rest || *rest != '\0')
         return false;
     *ret = (uint32_t)number;
     return true;

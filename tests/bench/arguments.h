@@ -2,11 +2,10 @@
 #pragma once
 
 #include "base/macro.h"
+#include "base/number.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,30 +21,12 @@ _Noreturn PRINTF_FORMAT(1, 2) static inline void wrong_argument(const char *form
     exit(2);
 }
 
-/* Digits at the start of the text that are a number from min to max; the rest is left in *ret_rest.
- */
-static inline bool read_number(const char *text, uint32_t min, uint32_t max, uint32_t *ret,
-                               const char **ret_rest) {
-    unsigned long long number;
-    char *end;
-
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    errno = 0;
-    number = strtoull(text, &end, 10);
-    if (errno != 0 || number < min || number > max)
-        return false;
-    *ret = (uint32_t)number;
-    *ret_rest = end;
-    return true;
-}
-
 static inline uint32_t number_argument(const char *option, const char *text, uint32_t min,
                                        uint32_t max) {
-    const char *rest;
-    uint32_t number;
+    uint64_t number;
+    const char *rest = number_read(text, max, &number);
 
-    if (!read_number(text, min, max, &number, &rest) || *rest != '\0')
+    if (!rest || *rest != '\0' || number < min)
         wrong_argument("--%s takes a whole number from %u to %u, not '%s'", option, min, max, text);
-    return number;
+    return (uint32_t)number;
 }

@@ -545,12 +545,15 @@ static struct list list_argument(const char *option, const char *text, uint32_t 
     struct list list = {.n = 0};
 
     for (const char *at = text; *at != '\0';) {
+        uint64_t number;
+
         if (list.n == LIST_MAX)
             wrong_argument("--%s takes at most %d numbers, not '%s'", option, LIST_MAX, text);
-        if (!read_number(at, min, max, &list.values[list.n++], &at) ||
-            (*at != '\0' && (*at != ',' || *++at == '\0')))
+        at = number_read(at, max, &number);
+        if (!at || number < min || (*at != '\0' && (*at != ',' || *++at == '\0')))
             wrong_argument("--%s takes whole numbers from %u to %u with commas between, not '%s'",
                            option, min, max, text);
+        list.values[list.n++] = (uint32_t)number;
     }
     return list;
 }
