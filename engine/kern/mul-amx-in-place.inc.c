@@ -52,9 +52,7 @@ struct in_place_work {
     struct panel_work rest; /* first: it is what panel_mul() takes for its own */
     struct vi_rows w[PANEL_VECS];
     _Alignas(64) int32_t sums[IN_PLACE_LAG + 1][AMX_ROWS * VI_LANES];
-    /* Of each panel of a block of k, of each group. A block is of no more panels than that: see
-     * k_block(), which is told of whole groups. */
-    struct in_place_acts acts[PANEL_ACT_ROWS / AMX_ROWS];
+    struct in_place_acts acts[PANEL_ACT_ROWS / AMX_ROWS]; /* see groups_before() */
 };
 _Static_assert(sizeof(struct in_place_work) <= KERN_SCRATCH_BYTES, "fits in a thread's scratch");
 
@@ -204,12 +202,11 @@ static ALWAYS_INLINE void in_place_share(struct panel_work *work, struct lane_fo
                                          struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     struct in_place_work *t = (struct in_place_work *)work;
     const struct panel_place *place = &r->place;
-    size_t n_groups = row_groups(n_rows, AMX_ROWS);
-    struct in_place_acts *acts = t->acts + (place->k - place->block) / PANEL_K * n_groups;
+    struct in_place_acts *acts = t->acts + groups_before(r, n_rows);
     bool is_last = place->k + PANEL_K >= MIN(place->block + r->order->block_k, r->order->k);
 
     (void)f;
-    assert(acts + n_groups <= t->acts + ARRAY_SIZE(t->acts));
+    assert(acts + row_groups(n_rows, AMX_ROWS) <= t->acts + ARRAY_SIZE(t->acts));
     for (uint32_t at = 0; at < n_rows; at += AMX_ROWS, acts++, r->y += AMX_ROWS) {
         uint32_t n = MIN(n_rows - at, (uint32_t)AMX_ROWS);
         bool fetches = !is_last && at + AMX_ROWS >= n_rows; /* once a panel */

@@ -79,9 +79,7 @@ struct amx_work {
     vi high[PANEL_STEPS][PANEL_VECS]; /* super-blocks: the digits above those of panel.w */
     /* By turns: of each plain block, or of low and high digits. */
     _Alignas(64) tile_sums sums[2][AMX_STEPS][PANEL_VECS];
-    /* Copies, of each panel of a block of k, of each group. A block is of no more panels than that:
-     * see k_block(), which is told of whole groups. */
-    union amx_acts acts[PANEL_ACT_ROWS];
+    union amx_acts acts[PANEL_ACT_ROWS]; /* copies: see groups_before() */
 };
 _Static_assert(sizeof(struct amx_work) <= KERN_SCRATCH_BYTES, "fits in a thread's scratch");
 
@@ -93,6 +91,13 @@ struct amx_pass {
     tile_sums (*sums)[PANEL_VECS];
     int block, n_blocks; /* plain ones */
 };
+
+/* The groups of rows that the panels before this one have in its block of k: so far on is what is
+ * kept of each for all outputs. They are of PANEL_ACT_ROWS rows at most, this panel's too: see
+ * k_block(), which is told of whole groups. */
+static ALWAYS_INLINE size_t groups_before(const struct panel_rows *r, uint32_t n_rows) {
+    return (r->place.k - r->place.block) / PANEL_K * row_groups(n_rows, AMX_ROWS);
+}
 
 /* ---- sixteen rows ---- */
 
@@ -313,8 +318,7 @@ static ALWAYS_INLINE void amx_run(struct amx_work *t, struct lane_format f,
 static ALWAYS_INLINE void amx_share(struct panel_work *work, struct lane_format f,
                                     struct panel_rows *r, uint32_t n_rows, int n_blocks) {
     struct amx_work *t = (struct amx_work *)work;
-    union amx_acts *copies =
-        t->acts + (r->place.k - r->place.block) / PANEL_K * AMX_ROWS * row_groups(n_rows, AMX_ROWS);
+    union amx_acts *copies = t->acts + AMX_ROWS * groups_before(r, n_rows);
     struct amx_pass pass;
     unsigned turn = 0;
 
