@@ -2,16 +2,18 @@
 """Compares grokd with its peers on one GGUF file, in alternating runs, and prints medians and ratios.
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
-                         [--batch 8,16,32] [--node DIR] [--ik DIR] [--build DIR]
+                         [--batch 8,16,32] [--busy N] [--node DIR] [--ik DIR] [--build DIR]
 
 --build: where grokd's bench is; otherwise the build beside this script's sources.
 --node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
 --batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
+--busy: endless loops of other programs beside all that is measured, which take CPUs from it.
 A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it misleads every program.
 """
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -22,6 +24,7 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 IK_PROMPT = 16  # tokens before a batch decodes
+BUSY_LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"  # ends with us, however we end
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,6 +113,17 @@ def measure(name, program, a):
         fail(f"what {name} printed can't be read: {error!r}")
 
 
+@contextlib.contextmanager
+def busy_programs(n):
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP, str(os.getpid())]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 def check_programs(p, a):
     """Before the first of them has measured for minutes."""
     programs = [("--build", a.build, "bench")]
@@ -137,6 +151,7 @@ def parse_arguments():
     for name, default in [("threads", 2), ("prefill", 512), ("decode", 16), ("repeat", 3)]:
         p.add_argument(f"--{name}", type=whole_number, default=default)
     p.add_argument("--batch", type=whole_numbers, default=[])
+    p.add_argument("--busy", type=whole_number, default=0)
     p.add_argument("--node")
     p.add_argument("--ik")
     p.add_argument("--build", default=str(HERE.parent.parent / "build"))
@@ -153,10 +168,11 @@ def main():
     if a.ik:
         programs["ik_llama.cpp"] = ik_llama_cpp
     seen = {name: [] for name in programs}
-    for i in range(a.repeat):
-        for name, program in programs.items():
-            seen[name].append(measure(name, program, a))
-            print(f"# run {i + 1}, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
+    with busy_programs(a.busy):
+        for i in range(a.repeat):
+            for name, program in programs.items():
+                seen[name].append(measure(name, program, a))
+                print(f"# run {i + 1}, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
     median = {name: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for name, rows in seen.items()}
     ours = median["grokd"]
     columns = [key for key in ours if not key.endswith("share")]
@@ -164,6 +180,8 @@ def main():
     for name, m in median.items():
         print(f"{name:14}" + "".join(f" {m[key]:9.2f} {ours[key] / m[key]:6.2f}  " if key in m else f" {'-':>9} {'-':>6}  "
                                      for key in columns))
+    if a.busy:
+        print(f"busy programs beside all of this, the roof's measurement too: {a.busy}")
     print(f"grokd's share of the roof: prefill {ours['prefill_share']:.0%}, decode {ours['decode_share']:.0%}")
 
 

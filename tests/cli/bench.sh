@@ -98,6 +98,23 @@ assert run["memory"]["file_bytes"] > 0 and run["load_seconds"] > 0
 END
 }
 
+busy_beside() { # two loops beside the first program measured, and none afterwards
+    local child children fake=$scratch/build
+    mkdir "$fake"
+    cat >"$fake/bench" <<END
+#!/bin/sh
+cat /proc/\$PPID/task/\$PPID/children >"$scratch/children"
+exec "$build/bench" "\$@"
+END
+    chmod +x "$fake/bench"
+    peers "$model" --threads 1 --prefill 4 --decode 2 --repeat 1 --busy 2 --build "$fake" || return 1
+    read -ra children <"$scratch/children"
+    [ "${#children[@]}" = 3 ] || { echo "children: ${children[*]}" && return 1; }
+    for child in "${children[@]}"; do
+        [ ! -e "/proc/$child" ] || { echo "$child still runs" && return 1; }
+    done
+}
+
 check "help" has_help
 check "a model's size is told" tells_size
 check "make-model without a shape" says 2 '--shape is missing' make_model "$scratch/x"
@@ -141,7 +158,7 @@ check "drafts beyond a step's rows" says 2 '--speculate 4:.*exceeds the 4 of --r
 check "too many tokens with drafts" says 2 '--decode 4097' bench --speculate 1 --decode 4097
 check "what a run's JSON has" results
 
-for option in repeat decode batch; do
+for option in repeat decode batch busy; do
     check "peers --$option 0" says 2 "--$option: '0' is no whole number" peers "$model" "--$option" 0
 done
 check "peers without a model" says 2 "$scratch/none" peers "$scratch/none"
@@ -150,4 +167,5 @@ check "peers without ik_llama.cpp" says 2 "--ik.*$scratch/llama-bench" peers "$m
 check "peers without node-llama-cpp" says 2 "--node.*$scratch" peers "$model" --node "$scratch"
 check "peers tell what bench refused" says 1 '--context 0:.*context of 4096' \
     peers "$model" --threads 1 --decode 5000
+check "busy programs run beside, and end" busy_beside
 finish
