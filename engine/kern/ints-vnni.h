@@ -6,7 +6,7 @@
 /* 30 accumulators of 32 registers. */
 #define PANEL_ROWS 5
 #define PANEL_VECS 2
-/* Sub-blocks whose products are computed side by side: with scales in pairs. */
+/* Sub-blocks whose products are computed side by side. */
 #define PANEL_SIDE 2
 /* Up to so many rows, panels of nibbles: a third of the unpacking is saved, and tiles take nibbles
  * apart in pipes that products leave idle, where a CPU has such. (Measured. Where it has none, each

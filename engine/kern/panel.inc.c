@@ -103,18 +103,20 @@ static ALWAYS_INLINE vi panel_weights(const struct weight_panel *p, struct lane_
 
 /*
  * The dot products of n_side blocks or sub-blocks of n_steps of four k, from number `first` on,
- * into dot, which is begun here. Side by side, since a product waits for the one before it in its
- * sum. Runs are of 2, 4 or 8 steps, as sub-blocks are of 4 or 8, or longer than those.
+ * into dot, which is begun here; or, where scales are given, those of a sub-block without its
+ * offset, times its scales, are added to dot. Side by side, since a product waits for the one
+ * before it in its sum. Runs are of 2, 4 or 8 steps, as sub-blocks are of 4 or 8, or longer than
+ * those.
  */
 static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_format f, int first,
                                     int n_side, int n_steps, const struct panel_rows *r, int n_rows,
-                                    struct fetching ahead,
-                                    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS]) {
+                                    struct fetching ahead, const vi *scale,
+                                    vi dot[][PANEL_ROWS][PANEL_VECS]) {
     int n_run = run_steps(f, n_steps);
 
     fetch_surplus(ahead, (size_t)n_steps);
 #pragma GCC unroll 2
-    for (int s = 0; s < n_side; s++)
+    for (int s = 0; s < n_side && !scale; s++)
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -133,7 +135,7 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
             for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
                 for (int v = 0; v < PANEL_VECS; v++)
-                    run[s][i][v] = vi_run_begin(dot[s][i][v], f.largest);
+                    run[s][i][v] = vi_run_begin(scale ? vi_set1(0) : dot[s][i][v], f.largest);
 #pragma GCC unroll 8
         for (int t = begin; t < begin + n_run; t++) {
             fetch_next(&ahead);
@@ -164,7 +166,8 @@ static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_fo
             for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
                 for (int v = 0; v < PANEL_VECS; v++)
-                    dot[s][i][v] = vi_run_end(dot[s][i][v], run[s][i][v], f.largest);
+                    dot[s][i][v] = scale ? vi_run_scaled(dot[s][i][v], run[s][i][v], scale[v])
+                                         : vi_run_end(dot[s][i][v], run[s][i][v], f.largest);
     }
 }
 
@@ -188,7 +191,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        dot_steps(p, f, b, 1, 8, r, n_rows, begin_round(r->fetch), dot);
+        dot_steps(p, f, b, 1, 8, r, n_rows, begin_round(r->fetch), NULL, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -216,14 +219,15 @@ static ALWAYS_INLINE void panel_fold_super(struct lane_format f, float d, const 
     }
 }
 
-/* Σ min·sum of a super-block for each row: side by side, as one alone would wait for itself. */
-static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct lane_format f,
+/* Σ number·sum of a super-block's sub-blocks for each row, where numbers lie as mins and scales do:
+ * side by side, as one row alone would wait for itself. */
+static ALWAYS_INLINE void dot_sums(const vi numbers[][PANEL_VECS], struct lane_format f,
                                    const struct panel_rows *r, int n_rows,
-                                   vi mins[PANEL_ROWS][PANEL_VECS]) {
+                                   vi ret[PANEL_ROWS][PANEL_VECS]) {
 #pragma GCC unroll 6
     for (int i = 0; i < n_rows; i++)
         for (int v = 0; v < PANEL_VECS; v++)
-            mins[i][v] = vi_set1(0);
+            ret[i][v] = vi_set1(0);
 #pragma GCC unroll 8
     for (int j = 0; j < f.n_sub / 2; j++)
 #pragma GCC unroll 6
@@ -232,7 +236,7 @@ static ALWAYS_INLINE void dot_mins(const struct weight_panel *p, struct lane_for
 
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                mins[i][v] = vi_dot2(mins[i][v], p->min[j][v], pair);
+                ret[i][v] = vi_dot2(ret[i][v], numbers[j][v], pair);
         }
 }
 
@@ -259,17 +263,19 @@ static ALWAYS_INLINE bool dots_fit(struct lane_format f, const struct panel_rows
     return margin >= 0;
 }
 
+/* Before sub-block s, and before others that are computed beside it. */
+static ALWAYS_INLINE struct fetching begin_super_round(struct panel_rows *r, int s, bool fetches) {
+    return fetches && s % PANEL_SIDE == 0 ? begin_round(r->fetch) : (struct fetching){.n = 0};
+}
+
 static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_format f,
                                     struct panel_rows *r, int n_rows, bool fetches,
                                     vi sum[PANEL_ROWS][PANEL_VECS]) {
     vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
-    struct fetching ahead = {0};
 
     for (int s = 0; s < f.n_sub; s++) {
-        if (fetches && s % PANEL_SIDE == 0)
-            ahead = begin_round(r->fetch);
-        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, ahead, dot);
-        ahead.n = 0;
+        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, begin_super_round(r, s, fetches),
+                  NULL, dot);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -278,16 +284,43 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
     }
 }
 
+/* The same where runs are of int16: one instruction multiplies them by their scales and widens
+ * them. Offsets have no room in a run, and are summed by themselves. */
+static ALWAYS_INLINE void sum_super_runs(const struct weight_panel *p, struct lane_format f,
+                                         struct panel_rows *r, int n_rows, bool fetches,
+                                         vi sum[PANEL_ROWS][PANEL_VECS]) {
+    vi offsets[PANEL_ROWS][PANEL_VECS];
+
+    for (int s = 0; s < f.n_sub; s++) {
+        vi scale[PANEL_VECS];
+
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++)
+            scale[v] = vi_run_scale(p->scale[s / 2][v], s % 2);
+        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, begin_super_round(r, s, fetches),
+                  scale, (vi(*)[PANEL_ROWS][PANEL_VECS])sum);
+    }
+    if (!f.offset)
+        return;
+    dot_sums(p->scale, f, r, n_rows, offsets);
+#pragma GCC unroll 6
+    for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++)
+            sum[i][v] = vi_sub(sum[i][v], vi_mul(offsets[i][v], vi_set1(f.offset)));
+}
+
 /* The same where dots_fit(). */
 static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct lane_format f,
                                           struct panel_rows *r, int n_rows, bool fetches,
                                           vi sum[PANEL_ROWS][PANEL_VECS]) {
-    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
+    vi dot[2][PANEL_ROWS][PANEL_VECS];
 
     for (int s = 0; s < f.n_sub; s += 2) {
-        struct fetching ahead = fetches ? begin_round(r->fetch) : (struct fetching){.n = 0};
-
-        dot_steps(p, f, s, 2, PANEL_STEPS / f.n_sub, r, n_rows, ahead, dot);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i += PANEL_SIDE)
+            dot_steps(p, f, s + i, PANEL_SIDE, PANEL_STEPS / f.n_sub, r, n_rows,
+                      begin_super_round(r, s + i, fetches), NULL, dot + i);
 #pragma GCC unroll 6
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -307,12 +340,14 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_f
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_set1(0);
-    if (PANEL_SIDE == 2 && dots_fit(f, r, n_rows))
+    if (RUN_IS_INT16)
+        sum_super_runs(p, f, r, n_rows, fetches, sum);
+    else if (dots_fit(f, r, n_rows))
         sum_super_pairs(p, f, r, n_rows, fetches, sum);
     else
         sum_super(p, f, r, n_rows, fetches, sum);
     if (f.has_min)
-        dot_mins(p, f, r, n_rows, mins);
+        dot_sums(p->min, f, r, n_rows, mins);
     for (int v = 0; v < PANEL_VECS; v++) {
         wd[v] = vf_load(p->d[0] + v * VI_LANES);
         wm[v] = vf_load(p->m[0] + v * VI_LANES);

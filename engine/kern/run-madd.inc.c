@@ -6,6 +6,8 @@
  * of as many steps as vi_run_steps() says; a run ends with its int16 added to the int32. Larger
  * weights (Q8_0) are widened to int16 before they are multiplied.
  */
+#define RUN_IS_INT16 true /* of weights up to 127 */
+
 static inline vi vi_dot2(vi acc, vi a, vi b) {
     return vi_add(acc, vi_pairs_16(a, b));
 }

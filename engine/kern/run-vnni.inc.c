@@ -2,6 +2,8 @@
  * Runs of dot products, for tiers with VNNI: int32 lanes from the start, so a run never overflows.
  * See run-madd.inc.c.
  */
+#define RUN_IS_INT16 false
+
 static inline int vi_run_steps(int largest) {
     (void)largest;
     return 64;
