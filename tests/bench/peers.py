@@ -2,13 +2,15 @@
 """Compares grokd with its peers on one GGUF file, in alternating runs, and prints medians and ratios.
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
-                         [--batch 8,16,32] [--busy N] [--node DIR] [--ik DIR] [--build DIR]
+                         [--batch 8,16,32] [--busy N] [--isa NAME] [--node DIR] [--ik DIR]
+                         [--build DIR]
 
 --build: where grokd's bench is; otherwise the build beside this script's sources.
 --node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
 --batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
+--isa: grokd's instruction set where it isn't the CPU's best; peers have theirs from how they were built.
 --busy: endless loops of other programs beside all that is measured, which take CPUs from it.
 A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it misleads every program.
 """
@@ -67,7 +69,8 @@ def run(command, cwd=None, both=False):
 
 
 def grokd_bench(a, *options):
-    return json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), "--repeat", "1", *options,
+    isa = ["--isa", a.isa] if a.isa else []
+    return json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), "--repeat", "1", *isa, *options,
                            "--json"]))
 
 
@@ -152,6 +155,7 @@ def parse_arguments():
         p.add_argument(f"--{name}", type=whole_number, default=default)
     p.add_argument("--batch", type=whole_numbers, default=[])
     p.add_argument("--busy", type=whole_number, default=0)
+    p.add_argument("--isa")
     p.add_argument("--node")
     p.add_argument("--ik")
     p.add_argument("--build", default=str(HERE.parent.parent / "build"))

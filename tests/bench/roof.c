@@ -55,15 +55,14 @@ static double now(void) {
         return (double)COMPUTE_ROUNDS * ACCUMULATORS * (ops_per_step);                             \
     }
 
-/* Without an 8-bit dot product: widened to 16 bits, or multiplied and widened in two more steps. */
+/* Without an 8-bit dot product: bytes that are widened before, or sums of 16 bits, which have room
+ * for several products where weights are small. */
 #define STEP_MADD_128(acc, a, b) _mm_add_epi32(acc, _mm_madd_epi16(a, b))
-#define STEP_MADD_256(acc, a, b)                                                                   \
-    _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), b))
-#define STEP_MADD_512(acc, a, b)                                                                   \
-    _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), b))
-#define STEP_FMA_128(acc, a, b) _mm_add_ps(_mm_mul_ps(acc, a), b)
-#define STEP_FMA_256(acc, a, b) _mm256_fmadd_ps(acc, a, b)
-#define STEP_FMA_512(acc, a, b) _mm512_fmadd_ps(acc, a, b)
+#define STEP_MADD_256(acc, a, b) _mm256_add_epi16(acc, _mm256_maddubs_epi16(a, b))
+#define STEP_MADD_512(acc, a, b) _mm512_add_epi16(acc, _mm512_maddubs_epi16(a, b))
+#define STEP_FMA_128(acc, a, b)  _mm_add_ps(_mm_mul_ps(acc, a), b)
+#define STEP_FMA_256(acc, a, b)  _mm256_fmadd_ps(acc, a, b)
+#define STEP_FMA_512(acc, a, b)  _mm512_fmadd_ps(acc, a, b)
 
 PEAK_LOOP(int8_sse2, "sse2", __m128i, _mm_setzero_si128, STEP_MADD_128, _mm_add_epi32, 16)
 PEAK_LOOP(int8_avx2, "avx2", __m256i, _mm256_setzero_si256, STEP_MADD_256, _mm256_add_epi32, 64)

@@ -167,5 +167,6 @@ check "peers without ik_llama.cpp" says 2 "--ik.*$scratch/llama-bench" peers "$m
 check "peers without node-llama-cpp" says 2 "--node.*$scratch" peers "$model" --node "$scratch"
 check "peers tell what bench refused" says 1 '--context 0:.*context of 4096' \
     peers "$model" --threads 1 --decode 5000
+check "peers pass the instruction set on" says 1 "'bogus'" peers "$model" --isa bogus
 check "busy programs run beside, and end" busy_beside
 finish
