@@ -13,16 +13,24 @@
 /* All of it is constant where the kernels are instantiated. */
 struct lane_format {
     size_t block_bytes;
-    int offset, largest; /* of the unsigned weights */
+    int offset, largest; /* of the unsigned weights; signed ones have no offset */
     int n_sub; /* sub-blocks with scales of their own in a super-block, 8 or 16; 0: plain blocks */
     bool has_min;
     bool nibbles;  /* unpacked as two weights a byte: see panel_weights(), digits_add() */
     bool in_place; /* not unpacked: see mul-amx-in-place.inc.c */
 };
 
+/* Runs of int16 take bytes above 127 as signed ones. */
+#define IS_SIGNED(name) (RUN_IS_INT16 && LARGEST_##name > 127)
+
 #define LANE_FORMAT(name, n_sub, has_min)                                                          \
-    static const struct lane_format lane_format_##name = {                                         \
-        sizeof(struct name##_block), OFFSET_##name, LARGEST_##name, n_sub, has_min, false, false};
+    static const struct lane_format lane_format_##name = {sizeof(struct name##_block),             \
+                                                          IS_SIGNED(name) ? 0 : OFFSET_##name,     \
+                                                          LARGEST_##name,                          \
+                                                          n_sub,                                   \
+                                                          has_min,                                 \
+                                                          false,                                   \
+                                                          false};
 LANE_FORMAT(q4_0, 0, false)
 LANE_FORMAT(q4_1, 0, true)
 LANE_FORMAT(q5_0, 0, false)

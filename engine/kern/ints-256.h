@@ -53,9 +53,16 @@ static inline vi vi_srl_16(vi a, int n) {
 static inline vi vi_sra_16(vi a, int n) {
     return _mm256_srai_epi16(a, n);
 }
-/* Products of unsigned and signed bytes, two to an int16: no weight above 127. */
+/* Products of unsigned and signed bytes, two to an int16: they must fit. */
 static inline vi vi_pairs(vi u, vi s) {
     return _mm256_maddubs_epi16(u, s);
+}
+static inline vi vi_abs_8(vi a) {
+    return _mm256_abs_epi8(a);
+}
+/* a times the sign of b, or anything where b is 0 */
+static inline vi vi_sign_8(vi a, vi b) {
+    return _mm256_sign_epi8(a, b);
 }
 /* Products of int16, two to an int32. */
 static inline vi vi_pairs_16(vi a, vi b) {

@@ -21,8 +21,7 @@ static inline vi vi_run_begin(vi sum, int largest) {
 static inline vi vi_run_step(vi run, vi u, vi s, int largest) {
     if (largest <= 127)
         return vi_settled(vi_add_16(run, vi_pairs(u, s)));
-    run = vi_dot2(run, vi_and(u, vi_set1(0x00FF00FF)), vi_sra_16(vi_sll_16(s, 8), 8));
-    return vi_settled(vi_dot2(run, vi_srl_16(u, 8), vi_sra_16(s, 8)));
+    return vi_settled(vi_dot2(run, vi_pairs(vi_abs_8(u), vi_sign_8(s, u)), vi_set1(0x00010001)));
 }
 static inline vi vi_run_end(vi sum, vi run, int largest) {
     return largest > 127 ? run : vi_dot2(sum, run, vi_set1(0x00010001));

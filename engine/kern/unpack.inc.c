@@ -391,5 +391,5 @@ static ALWAYS_INLINE void unpack_lanes_q8_0(struct unpacking *u) {
     load_32s(u, offsetof(struct q8_0_block, qs), q);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
-        put_weights(u, i, vi_xor(q[i], vi_set1((int32_t)0x80808080)));
+        put_weights(u, i, IS_SIGNED(q8_0) ? q[i] : vi_xor(q[i], vi_set1((int32_t)0x80808080)));
 }
