@@ -10,7 +10,8 @@
  *
  * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then its
  * value into the float of the output, in ascending order of k. Offsets of the unsigned
- * weights go into the accumulators' first value: Σ (u − offset)·a = Σ u·a − offset·Σ a.
+ * weights go into the accumulators' first value where it is wide enough, else into their sum:
+ * Σ (u − offset)·a = Σ u·a − offset·Σ a.
  *
  * Included by mul-int.inc.c after unpack.inc.c.
  */
@@ -271,7 +272,7 @@ static ALWAYS_INLINE struct fetching begin_super_round(struct panel_rows *r, int
 static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_format f,
                                     struct panel_rows *r, int n_rows, bool fetches,
                                     vi sum[PANEL_ROWS][PANEL_VECS]) {
-    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
+    vi dot[1][PANEL_ROWS][PANEL_VECS];
 
     for (int s = 0; s < f.n_sub; s++) {
         dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, begin_super_round(r, s, fetches),

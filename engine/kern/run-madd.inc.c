@@ -4,7 +4,8 @@
  *
  * vpmaddubsw makes int16 of two products, saturated. Two of weights up to 127 fit, and so do sums
  * of as many steps as vi_run_steps() says; a run ends with its int16 added to the int32. Larger
- * weights (Q8_0) are widened to int16 before they are multiplied.
+ * weights (Q8_0) come as signed bytes instead, without an offset, and their sign goes to the
+ * activations: two products of up to 128 · 127 fit, but no sum of those.
  */
 #define RUN_IS_INT16 true /* of weights up to 127 */
 

@@ -70,8 +70,8 @@ def run(command, cwd=None, both=False):
 
 def grokd_bench(a, *options):
     isa = ["--isa", a.isa] if a.isa else []
-    return json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), "--repeat", "1", *isa, *options,
-                           "--json"]))
+    return json.loads(run([f"{a.build}/bench", "--model", a.model, "--threads", str(a.threads), *isa, "--repeat", "1",
+                           *options, "--json"]))
 
 
 def grokd(a):
