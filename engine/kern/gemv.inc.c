@@ -185,40 +185,51 @@ static ALWAYS_INLINE void gemv_group(const struct kern_mul *m, struct lane_forma
     fetch->again += n_bytes;
 }
 
-/* A turn: TURN_OUTS outputs from `out` on, or what is left of them, and some groups of each. */
+/* A turn: TURN_OUTS outputs from `out` on, or what is left of them, and some groups of each. After
+ * the last one comes one of no outputs, in which that is folded. */
 struct gemv_turn {
     uint32_t out, n_out;
     uint32_t begin, end; /* groups */
     bool ends_in_half;   /* the last one is halves of two outputs */
 };
 
-/* The whole groups of output j of a turn: (groups, n_rows) */
-static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format f,
-                                    unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
-                                    struct gemv_fetch *fetch, group_values *values) {
-    uint32_t n_blocks = m->x->k / block_values(f);
-    const uint8_t *row = m->w + (t.out + j) * m->row_bytes;
-
-    for (uint32_t g = t.begin; g < t.end - t.ends_in_half; g++) {
-        size_t at = lanes_begin(n_blocks, g * VI_LANES) * f.block_bytes;
-
-        gemv_group(m, f, unpack, n_rows, g, (struct vi_rows){row + at, f.block_bytes, 0}, fetch,
-                   values + (g - t.begin) * (uint32_t)n_rows, j * VI_LANES);
-    }
+/* The first one of these outputs, without its end. */
+static inline struct gemv_turn first_turn(const struct kern_mul *m, uint32_t out) {
+    return (struct gemv_turn){
+        .out = out, .n_out = out < m->n_out ? MIN(m->n_out - out, (uint32_t)TURN_OUTS) : 0};
 }
 
-/* The last halves of outputs j and j + 1 of a turn, or of one where that is its last: (n_rows) */
-static ALWAYS_INLINE void gemv_halves(const struct kern_mul *m, struct lane_format f,
-                                      unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
-                                      struct gemv_fetch *fetch, group_values *values) {
+/* The last halves of outputs j and j + 1 of a turn, or of one where that is its last. */
+static ALWAYS_INLINE struct vi_rows last_halves(const struct kern_mul *m, struct lane_format f,
+                                                struct gemv_turn t, uint32_t j) {
     size_t half = VI_LANES / 2 * f.block_bytes,
            at = m->x->k / block_values(f) * f.block_bytes - half;
     ptrdiff_t next = j + 1 < t.n_out ? (ptrdiff_t)m->row_bytes : 0;
 
-    gemv_group(m, f, unpack, n_rows, t.end - 1,
-               (struct vi_rows){m->w + (t.out + j) * m->row_bytes + at, f.block_bytes,
-                                next - (ptrdiff_t)half},
-               fetch, values, j * VI_LANES / 2);
+    return (struct vi_rows){m->w + (t.out + j) * m->row_bytes + at, f.block_bytes,
+                            next - (ptrdiff_t)half};
+}
+
+/* The groups of output j of a turn: (groups, n_rows). One that is halves of two outputs comes with
+ * the second of them. (In one loop: a group is all there is of a format, and compiled once.) */
+static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format f,
+                                    unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
+                                    struct gemv_fetch *fetch, group_values *values) {
+    uint32_t n_blocks = m->x->k / block_values(f);
+    bool has_halves = t.ends_in_half && (j % 2 == 1 || j + 1 == t.n_out);
+
+    for (uint32_t g = t.begin; g < t.end - (t.ends_in_half && !has_halves); g++) {
+        size_t at = lanes_begin(n_blocks, g * VI_LANES) * f.block_bytes;
+        struct vi_rows blocks = {m->w + (t.out + j) * m->row_bytes + at, f.block_bytes, 0};
+        uint32_t to = j * VI_LANES;
+
+        if (has_halves && g + 1 == t.end) {
+            blocks = last_halves(m, f, t, j - j % 2);
+            to = (j - j % 2) * VI_LANES / 2;
+        }
+        gemv_group(m, f, unpack, n_rows, g, blocks, fetch,
+                   values + (g - t.begin) * (uint32_t)n_rows, to);
+    }
 }
 
 /* What a turn has, and where it is summed up: while the next turn is read, since a fold is a long
@@ -268,6 +279,8 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
     size_t turn_bytes = n_turn * VI_LANES * f.block_bytes, ahead = FETCH_AHEAD, again = FETCH_AGAIN;
     _Alignas(64) group_values values[2][TURN_VALUES_MAX];
     struct gemv_folding folding = {.values = values[1]};
+    struct gemv_turn t = first_turn(m, 0);
+    bool is_last;
 
     if (n_turn < n_groups) {
         again = TURN_OUTS * m->row_bytes;
@@ -277,36 +290,34 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
     /* Outputs that aren't there are folded too. */
     for (int i = 0; i < 2 && m->n_out % TURN_OUTS; i++)
         (void)memset(values[i], 0, n_turn * (uint32_t)n_rows * sizeof(values[i][0]));
-    for (uint32_t out = 0; out < m->n_out; out += TURN_OUTS) {
-        struct gemv_turn t = {.out = out, .n_out = MIN(m->n_out - out, (uint32_t)TURN_OUTS)};
+    do {
+        size_t done = t.begin / n_turn * turn_bytes, n_bytes = turn_bytes;
+        group_values *to = values[folding.values == values[0]];
+        struct gemv_fetch fetch = {.ahead = ahead};
 
-        for (t.begin = 0; t.begin < n_groups; t.begin = t.end) {
-            size_t done = t.begin / n_turn * turn_bytes, n_bytes = turn_bytes;
-            group_values *to = values[folding.values == values[0]];
-            struct gemv_fetch fetch = {.ahead = ahead};
-
-            t.end = MIN(t.begin + n_turn, n_groups);
-            t.ends_in_half = t.end == n_groups && ends_in_half(f, n_blocks);
-            if (t.end == n_groups)
-                n_bytes = m->row_bytes - done;
-            for (uint32_t j = 0; j < t.n_out; j++) {
+        is_last = t.n_out == 0;
+        t.end = MIN(t.begin + n_turn, n_groups);
+        t.ends_in_half = t.end == n_groups && ends_in_half(f, n_blocks);
+        if (t.end == n_groups)
+            n_bytes = m->row_bytes - done;
+        /* In one place: this and its copies would be half of a format's code. */
+        for (uint32_t j = 0; j < TURN_OUTS; j++) {
+            if (j < t.n_out) {
                 if (j == 0 || n_turn < n_groups)
-                    fetch.again =
-                        (out + j) * m->row_bytes + (t.end == n_groups ? again : done + turn_bytes);
+                    fetch.again = (t.out + j) * m->row_bytes +
+                                  (t.end == n_groups ? again : done + turn_bytes);
                 gemv_part(m, f, unpack, n_rows, t, j, &fetch, to);
-                if (t.ends_in_half && (j % 2 == 1 || j + 1 == t.n_out))
-                    gemv_halves(m, f, unpack, n_rows, t, j - j % 2, &fetch,
-                                to + (t.end - 1 - t.begin) * (uint32_t)n_rows);
-                gemv_fold(m, f, n_rows, &folding, n_turn / TURN_OUTS + 1);
             }
-            ahead += t.n_out * n_bytes;
-            gemv_fold(m, f, n_rows, &folding, n_turn); /* what fewer outputs left */
-            folding.t = t;
-            folding.next = t.begin;
-            folding.values = to;
+            gemv_fold(m, f, n_rows, &folding, n_turn / TURN_OUTS + 1);
         }
-    }
-    gemv_fold(m, f, n_rows, &folding, n_turn);
+        ahead += t.n_out * n_bytes;
+        folding.t = t;
+        folding.next = t.begin;
+        folding.values = to;
+        t.begin = t.end;
+        if (t.end == n_groups)
+            t = first_turn(m, t.out + TURN_OUTS);
+    } while (!is_last);
 }
 
 /* n_rows: 1 .. PRODUCT_ROWS, made a constant. */
