@@ -35,7 +35,7 @@
 #define LIST_MAX      16
 #define REPEAT_MAX    64
 #define BATCH_MAX     256
-#define NUMBER_MAX    (1u << 20) /* of tokens, rows, threads: far more than is of use */
+#define NUMBER_MAX    (1u << 20) /* of tokens, rows: far more than is of use */
 #define BATCH_CONTEXT 8
 #define SPARE_TOKENS  2 /* one warms up, and one more never comes, so that no sequence ends */
 
@@ -571,7 +571,7 @@ static void take_option(struct arguments *a, int option) {
         a->model = optarg;
         break;
     case 't':
-        a->n_threads = number_argument("threads", optarg, 1, NUMBER_MAX);
+        a->n_threads = number_argument("threads", optarg, 1, ROOF_THREADS_MAX);
         break;
     case 'p':
         a->prefill = list_argument("prefill", optarg, 1, NUMBER_MAX);
@@ -727,8 +727,8 @@ int main(int argc, char **argv) {
         die("can't start threads", &error);
     b.n_threads = gk_pool_n_threads(b.pool);
     if (a.n_threads > b.n_threads)
-        (void)fprintf(stderr, "bench: note: %u threads, no more CPUs may be used here\n",
-                      b.n_threads);
+        (void)fprintf(stderr, "bench: note: %u of %u threads, no more CPUs may be used here\n",
+                      b.n_threads, a.n_threads);
     open_engine(&b);
     check_runs(&b);
     b.roofs = b.latest = measure_roofs(&b, b.n_threads);

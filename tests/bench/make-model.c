@@ -299,7 +299,7 @@ static void write_tensor(FILE *f, const struct record *r, const uint8_t *pool, s
 }
 
 static void remove_part_on_signals(void) {
-    static const int numbers[] = {SIGHUP, SIGINT, SIGTERM};
+    static const int numbers[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGXFSZ};
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
 
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {

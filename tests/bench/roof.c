@@ -16,7 +16,6 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define THREADS_MAX    256
 #define LINE           64
 #define READ_BYTES     (1ull << 30) /* of all threads together */
 #define COMPUTE_ROUNDS 16000000ull
@@ -199,8 +198,8 @@ static void *member_main(void *userdata) {
 
 /* Amount a second of all members between the first's start and the last's end. */
 static double run_team(struct team *t, unsigned n) {
-    pthread_t threads[THREADS_MAX];
-    struct member members[THREADS_MAX];
+    pthread_t threads[ROOF_THREADS_MAX];
+    struct member members[ROOF_THREADS_MAX];
     double amount = 0, begin = 0, end = 0;
 
     assert(pthread_barrier_init(&t->start, NULL, n) == 0);
@@ -226,13 +225,8 @@ static double typical(struct team *t, unsigned n) {
     return median(values, RUNS);
 }
 
-static unsigned team_size(unsigned n_threads) {
-    return MIN(n_threads, (unsigned)THREADS_MAX);
-}
-
 double roof_read(unsigned n_threads) {
-    unsigned n = team_size(n_threads);
-    struct team team = {.work = WORK_READ, .n_bytes = READ_BYTES / n / LINE * LINE};
+    struct team team = {.work = WORK_READ, .n_bytes = READ_BYTES / n_threads / LINE * LINE};
     double rate;
     void *bytes =
         mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -241,17 +235,15 @@ double roof_read(unsigned n_threads) {
     (void)madvise(bytes, READ_BYTES, MADV_HUGEPAGE);
     (void)memset(bytes, 1, READ_BYTES);
     team.bytes = bytes;
-    rate = typical(&team, n);
+    rate = typical(&team, n_threads);
     (void)munmap(bytes, READ_BYTES);
     return rate;
 }
 
 double roof_int8(unsigned n_threads, const char *isa) {
-    return typical(&(struct team){.work = WORK_INT8, .tier = tier_select(isa)},
-                   team_size(n_threads));
+    return typical(&(struct team){.work = WORK_INT8, .tier = tier_select(isa)}, n_threads);
 }
 
 double roof_f32(unsigned n_threads, const char *isa) {
-    return typical(&(struct team){.work = WORK_F32, .tier = tier_select(isa)},
-                   team_size(n_threads));
+    return typical(&(struct team){.work = WORK_F32, .tier = tier_select(isa)}, n_threads);
 }

@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#define ROOF_THREADS_MAX 1024 /* as many as an engine's pool has at most */
+
 /* Bytes a second of sequential reads of a buffer far larger than the caches. */
 double roof_read(unsigned n_threads);
 /* Operations a second in registers, multiply and add counting as two, with the instructions of a

@@ -44,14 +44,15 @@ nothing_of() { # FILE: neither it nor a part of it is there
     ! compgen -G "$1*"
 }
 
-too_large() (
-    trap '' XFSZ
+too_large() ( # ACTION: of SIGXFSZ: - to be ended by it, '' to be told by write()
+    # shellcheck disable=SC2064
+    trap "$1" XFSZ
     ulimit -f 100
     make_model --shape tiny "$scratch/large.gguf"
 )
 
 removes_what_does_not_fit() {
-    ! too_large && nothing_of "$scratch/large.gguf"
+    ! too_large "$1" && nothing_of "$scratch/large.gguf"
 }
 
 removes_what_was_ended() { # a hundred megabytes: time enough to be seen
@@ -98,6 +99,43 @@ assert run["memory"]["file_bytes"] > 0 and run["load_seconds"] > 0
 END
 }
 
+bench_run() { # MODELS [bench option]...: what make bench does
+    mkdir -p "$scratch/run" && ln -sf "$build"/{bench,make-model} "$scratch/run" &&
+        MODELS=$1 GROKD_BUILD=$scratch/run tests/bench/run "${@:2}"
+}
+
+measures_models() { # made for the first time, and there for the second
+    local i
+    for i in 1 2; do
+        bench_run tiny:1:Q8_0 --prefill 4 --decode 2 --context 0 --batch 2 --rows 8 --repeat 1 >"$scratch/out" \
+            2>"$scratch/err" || return 1
+        [ "$(grep -c 'roof$' "$scratch/out")" = 3 ] || return 1
+        [ "$(grep -c 'takes' "$scratch/err")" = $((2 - i)) ] || return 1
+    done
+}
+
+reads_ik() { # what its two programs print, one of them on standard error
+    local fake=$scratch/ik
+    mkdir "$fake"
+    cat >"$fake/llama-bench" <<END
+#!/bin/sh
+echo '[{"n_prompt": 4, "n_gen": 0, "avg_ts": 8.25}, {"n_prompt": 0, "n_gen": 2, "avg_ts": 2.5}]'
+END
+    cat >"$fake/llama-batched-bench" <<END
+#!/bin/sh
+cat >&2 <<TABLE
+
+|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |
+|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|
+|   128 |      2 |    2 |    260 |    1.000 |   256.00 |    0.250 |    16.50 |    1.250 |   208.00 |
+TABLE
+END
+    chmod +x "$fake"/llama-*
+    peers "$model" --threads 1 --prefill 4 --decode 2 --batch 2 --repeat 1 --ik "$fake" >"$scratch/out" || return 1
+    cat "$scratch/out"
+    grep -Eqx 'ik_llama.cpp +8.25 +[0-9.]+ +2.50 +[0-9.]+ +16.50 +[0-9.]+ +- +- *' "$scratch/out"
+}
+
 busy_beside() { # two loops beside the first program measured, and none afterwards
     local child children fake=$scratch/build
     mkdir "$fake"
@@ -128,7 +166,8 @@ done
 check "no file" says 2 'name of the file' make_model --shape tiny
 check "two files" says 2 "'y'" make_model --shape tiny "$scratch/x" y
 check "none was written" nothing_of "$scratch/x"
-check "what doesn't fit is removed" removes_what_does_not_fit
+check "what doesn't fit is removed" removes_what_does_not_fit ''
+check "also where a signal tells it" removes_what_does_not_fit -
 check "what was ended is removed" removes_what_was_ended
 check "a device isn't replaced" keeps_devices
 
@@ -161,6 +200,9 @@ check "what a run's JSON has" results
 for option in repeat decode batch busy; do
     check "peers --$option 0" says 2 "--$option: '0' is no whole number" peers "$model" "--$option" 0
 done
+check "make bench's program measures what it's told" measures_models
+check "it refuses a model without a format" says 2 "'mixtral:2'" bench_run mixtral:2
+check "it refuses to measure none" says 2 'MODELS names no model' bench_run ''
 check "peers without a model" says 2 "$scratch/none" peers "$scratch/none"
 check "peers without a build" says 2 "--build.*$scratch/bench" peers "$model" --build "$scratch"
 check "peers without ik_llama.cpp" says 2 "--ik.*$scratch/llama-bench" peers "$model" --ik "$scratch"
@@ -168,5 +210,6 @@ check "peers without node-llama-cpp" says 2 "--node.*$scratch" peers "$model" --
 check "peers tell what bench refused" says 1 '--context 0:.*context of 4096' \
     peers "$model" --threads 1 --decode 5000
 check "peers pass the instruction set on" says 1 "'bogus'" peers "$model" --isa bogus
+check "peers read what ik_llama.cpp prints" reads_ik
 check "busy programs run beside, and end" busy_beside
 finish

@@ -31,20 +31,22 @@ static uint64_t next_random(void) {
     return z ^ (z >> 31);
 }
 
-/* n bytes that end where a page begins that can't be read or written. */
+/* n bytes between two pages that can't be read or written: where the second begins they end, or
+ * they begin where the first ends. */
 struct guarded {
     uint8_t *map, *bytes;
     size_t n_map;
 };
 
-static struct guarded guard(size_t n) {
-    size_t page = 4096, n_map = (n + page - 1) / page * page + page;
+static struct guarded guard(size_t n, bool at_first) {
+    size_t page = 4096, n_map = (n + page - 1) / page * page + 2 * page;
     struct guarded g = {.n_map = n_map};
 
     g.map = mmap(NULL, n_map, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert(g.map != MAP_FAILED);
+    assert(mprotect(g.map, page, PROT_NONE) == 0);
     assert(mprotect(g.map + n_map - page, page, PROT_NONE) == 0);
-    g.bytes = g.map + n_map - page - n;
+    g.bytes = at_first ? g.map + page : g.map + n_map - page - n;
     return g;
 }
 
@@ -202,15 +204,17 @@ static bool same_floats(const float *a, const float *b, size_t n) {
 
 /* ---- products ---- */
 
-/* The last row ends at a page that nobody may touch. Its parts are whole cache lines, as kern.h has
- * them: what those lines hold besides numbers, and what is between rows, is NaN. */
+/* The last row ends at a page that nobody may touch, or the first one begins at it. Its parts are
+ * whole cache lines, as kern.h has them: what those lines hold besides numbers, and what is between
+ * rows, is NaN. */
 static struct kern_acts make_acts(const struct kern_ops *k, enum act_kind kind, uint32_t n,
-                                  uint32_t n_rows, const float *x, struct guarded *ret_memory) {
+                                  uint32_t n_rows, const float *x, bool at_first,
+                                  struct guarded *ret_memory) {
     struct kern_acts a = {.kind = kind, .k = n, .stride = kern_act_stride(kind, n)};
     size_t n_last = kind == ACT_Q8_256 ? n / 256 * sizeof(struct kern_super) : a.stride;
     size_t n_bytes = a.stride * (n_rows - 1) + n_last;
 
-    *ret_memory = guard(n_bytes);
+    *ret_memory = guard(n_bytes, at_first);
     a.data = ret_memory->bytes;
     (void)memset(a.data, 0xFF, n_bytes);
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -245,12 +249,27 @@ static bool same_acts(const struct kern_acts a[2], uint32_t row) {
     return same;
 }
 
+/* What a row's quantisation left of it. */
+static void check_residual(const struct kern_ops *tier, const struct kern_acts *acts, uint32_t row,
+                           const float *x) {
+    struct guarded rest[2] = {guard(acts->k * sizeof(float), false),
+                              guard(acts->k * sizeof(float), false)};
+    float *y[2] = {(float *)(void *)rest[0].bytes, (float *)(void *)rest[1].bytes};
+
+    kern_select("generic")->residual(x, acts, row, y[0]);
+    tier->residual(x, acts, row, y[1]);
+    assert(same_floats(y[0], y[1], acts->k));
+    unguard(&rest[0]);
+    unguard(&rest[1]);
+}
+
 static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t k, uint32_t n_out,
                       uint32_t n_rows, enum kind kind, bool gather) {
     const struct kern_ops *generic = kern_select("generic");
     const struct kern_type_info *info = &kern_types[type];
     size_t row_bytes = k / info->block_values * info->block_bytes;
-    struct guarded w = guard(row_bytes * n_out);
+    bool at_first = ((unsigned)kind + n_rows) % 2 == 1;
+    struct guarded w = guard(row_bytes * n_out, at_first);
     static float x[ROWS_MAX * K_MAX], y[2][(ROWS_MAX + 1) * Y_STRIDE];
     static struct guarded scratch; /* stays */
     struct kern_acts acts[2];
@@ -260,18 +279,20 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
 
     assert((size_t)n_rows * k <= ARRAY_SIZE(x));
     if (!scratch.bytes)
-        scratch = guard(KERN_SCRATCH_BYTES);
+        scratch = guard(KERN_SCRATCH_BYTES, false);
     fill_blocks(type, w.bytes, row_bytes * n_out, kind);
     if (kind >= KIND_AT_LIMIT)
         fill_limits(x, (size_t)n_rows * k, type, kind);
     else
         fill_floats(x, (size_t)n_rows * k, kind);
-    acts[0] = make_acts(generic, info->act, k, n_rows, x, &acts_memory[0]);
-    acts[1] = make_acts(tier, info->act, k, n_rows, x, &acts_memory[1]);
+    acts[0] = make_acts(generic, info->act, k, n_rows, x, at_first, &acts_memory[0]);
+    acts[1] = make_acts(tier, info->act, k, n_rows, x, at_first, &acts_memory[1]);
     for (uint32_t i = 0; i < n_rows; i++) {
         rows[i] = i % 4 == 2 ? 0 : n_rows - 1 - i;
         assert(same_acts(acts, i));
     }
+    if (info->act != ACT_F32)
+        check_residual(tier, &acts[1], n_rows - 1, x + (size_t)(n_rows - 1) * k);
     for (int t = 0; t < 2; t++) {
         for (size_t i = 0; i < n_y; i++)
             y[t][i] = BORDER;
@@ -495,7 +516,7 @@ static void test_generic_is_a_product(void) {
         fill_blocks((enum kern_type)type, blocks, 1024 / info->block_values * info->block_bytes,
                     KIND_RANDOM);
         fill_floats(x, 1024, KIND_RANDOM);
-        a = make_acts(k, info->act, 1024, 1, x, &acts_memory);
+        a = make_acts(k, info->act, 1024, 1, x, false, &acts_memory);
         k->dequantize[type](blocks, w, 1024);
         for (size_t i = 0; i < 1024; i++) {
             double value = (double)x[i];
