@@ -2,8 +2,8 @@
  * A step takes no memory and no lock: all that it needs was there when the model was opened and the
  * sequence made. But a sequence with a constraint asks the constraint's automaton, which others may
  * ask at the same time, when its logits are there: under the automaton's lock, with memory for what
- * is new to it, within the maxima of automaton.h. malloc() and its kin and pthread_mutex_lock() are
- * ours here and count, whoever calls them.
+ * is new to it, within the maxima of automaton.h. malloc() and its kin, mmap() and
+ * pthread_mutex_lock() are ours here and count, whoever calls them.
  */
 #include "base/macro.h"
 #include "engine/engine.h"
@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static atomic_size_t n_allocated, n_locked;
 static atomic_bool in_step;
@@ -59,6 +60,14 @@ int posix_memalign(void **ret, size_t alignment, size_t n) {
     count(&n_allocated);
     *ret = __libc_memalign(alignment, n);
     return *ret ? 0 : ENOMEM;
+}
+
+void *mmap(void *at, size_t n, int protection, int flags, int file, off_t offset) {
+    void *(*next)(void *, size_t, int, int, int, off_t);
+
+    *(void **)&next = dlsym(RTLD_NEXT, "mmap");
+    count(&n_allocated);
+    return next(at, n, protection, flags, file, offset);
 }
 #endif
 
@@ -188,12 +197,16 @@ static void test_what_is_taken_is_counted(void) {
     struct gk_options o = {.path = "tests/golden/grok/model-q8_0.gguf"};
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     GkEngine *e;
+    void *map;
 
     if (SANITIZED)
         test_skip("the sanitizer has its own malloc()");
     atomic_store(&in_step, true);
     assert(gk_pool_new(&o.pool, 1, NULL) == 0 && n_allocated > 0 && n_locked == 0);
     assert(gk_engine_open(&e, &o, NULL) == 0 && n_allocated > 10);
+    n_allocated = 0;
+    map = mmap(NULL, 1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert(map != MAP_FAILED && munmap(map, 1) == 0 && n_allocated > 0);
     assert(pthread_mutex_lock(&mutex) == 0 && pthread_mutex_unlock(&mutex) == 0 && n_locked > 0);
     e = gk_engine_close(e);
     o.pool = gk_pool_free(o.pool);
