@@ -1,10 +1,27 @@
 /* See attn.h. */
 #include "engine/attn.h"
 
+#include "engine/pool.h"
 #include "engine/seq.h"
 
 #include <math.h>
 #include <string.h>
+
+/* ---- rows of query heads ---- */
+
+/* Query heads that share a kv head. */
+static uint32_t group_size(const Shape *s) {
+    return s->n_heads / s->n_kv_heads;
+}
+
+static size_t row_stride(const Shape *s) {
+    return (size_t)s->n_heads * s->head_size;
+}
+
+/* Of a kv head's first query in a row of q, attended or span_acc. */
+static size_t head_at(const Shape *s, uint32_t i_kv_head) {
+    return (size_t)i_kv_head * group_size(s) * s->head_size;
+}
 
 /* ---- rotary position embedding (Su et al. 2021) ---- */
 
@@ -167,11 +184,10 @@ void attn_rotate_and_store(const GkEngine *e, uint32_t i_layer, uint32_t i_row,
                            uint32_t i_kv_head) {
     const Shape *s = &e->shape;
     const struct row *row = &e->scratch.rows[i_row];
-    uint32_t page = row->seq->pages[row->position / KV_PAGE_POSITIONS],
-             group = s->n_heads / s->n_kv_heads;
+    uint32_t page = row->seq->pages[row->position / KV_PAGE_POSITIONS], group = group_size(s);
     float *k = e->scratch.k + ((size_t)i_row * s->n_kv_heads + i_kv_head) * s->head_size;
     float *v = e->scratch.v + ((size_t)i_row * s->n_kv_heads + i_kv_head) * s->head_size;
-    float *q = e->scratch.q + ((size_t)i_row * s->n_heads + i_kv_head * group) * s->head_size;
+    float *q = e->scratch.q + i_row * row_stride(s) + head_at(s, i_kv_head);
     float scale = e->manifest.attention_scale;
 
     if (scale == 0)
@@ -187,9 +203,7 @@ void attn_rotate_and_store(const GkEngine *e, uint32_t i_layer, uint32_t i_row,
 /* ---- attention ---- */
 
 uint32_t attn_run_rows(const Shape *s) {
-    uint32_t group = s->n_heads / s->n_kv_heads;
-
-    return MAX((uint32_t)ATTEND_QUERIES / group, 1u);
+    return MAX((uint32_t)ATTEND_QUERIES / group_size(s), 1u);
 }
 
 /* The run's rows that see the page from `begin` on are its last ones; *ret_seen: how much of it. */
@@ -204,51 +218,170 @@ static uint32_t first_that_sees(const struct row *rows, const struct row_run *ru
     return first;
 }
 
-void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run, uint32_t i_kv_head,
-                 void *scratch) {
+/* The query heads of some rows that share a kv head, and what is known of them so far: that of row
+ * i, head h is number i·group + h of max and sum, and at acc + i·row_stride + h·head_size. */
+struct queries {
+    uint32_t i_layer, i_kv_head;
+    const struct row_run *run;
+    float *acc, *max, *sum;
+};
+
+static uint32_t n_visible(const GkEngine *e, const struct row_run *run) {
+    return e->scratch.rows[run->first + run->n - 1].position + 1;
+}
+
+static uint32_t n_spans(const GkEngine *e, const struct row_run *run) {
+    return (n_visible(e, run) + KERN_SPAN_POSITIONS - 1) / KERN_SPAN_POSITIONS;
+}
+
+/* The pages of a span, folded for the rows that see them: from *ret_first of the run on. */
+static void attend_span(const GkEngine *e, const struct queries *t, uint32_t i_span,
+                        uint32_t *ret_first, void *scratch) {
     const Shape *s = &e->shape;
+    const struct row_run *run = t->run;
     const struct row *rows = e->scratch.rows;
-    uint32_t group = s->n_heads / s->n_kv_heads, n_queries = run->n * group, seen[KERN_QUERIES_MAX];
-    uint32_t n_visible = rows[run->first + run->n - 1].position + 1, first;
-    size_t row_stride = (size_t)s->n_heads * s->head_size;
-    size_t at = run->first * row_stride + (size_t)i_kv_head * group * s->head_size;
-    float most[KERN_QUERIES_MAX], sum[KERN_QUERIES_MAX];
+    uint32_t group = group_size(s), seen[KERN_QUERIES_MAX], first;
+    uint32_t begin = i_span * KERN_SPAN_POSITIONS,
+             end = MIN(begin + KERN_SPAN_POSITIONS, n_visible(e, run));
+    const float *q = e->scratch.q + run->first * row_stride(s) + head_at(s, t->i_kv_head);
     const uint32_t *pages = rows[run->first].seq->pages;
 
-    for (uint32_t i = 0; i < n_queries; i++) {
-        most[i] = -INFINITY;
-        sum[i] = 0;
+    *ret_first = first_that_sees(rows, run, begin, seen);
+    for (uint32_t i = *ret_first; i < run->n; i++) {
+        for (uint32_t j = i * group; j < (i + 1) * group; j++) {
+            t->max[j] = -INFINITY;
+            t->sum[j] = 0;
+        }
+        (void)memset(t->acc + i * row_stride(s), 0, (size_t)group * s->head_size * sizeof(float));
     }
-    for (uint32_t i = 0; i < run->n; i++)
-        (void)memset(e->scratch.attended + at + i * row_stride, 0,
-                     (size_t)group * s->head_size * sizeof(float));
-    for (uint32_t begin = 0; begin < n_visible; begin += KV_PAGE_POSITIONS) {
+    for (; begin < end; begin += KV_PAGE_POSITIONS) {
         uint32_t page = pages[begin / KV_PAGE_POSITIONS];
-        bool more = begin + KV_PAGE_POSITIONS < n_visible;
+        bool more = begin + KV_PAGE_POSITIONS < end;
         uint32_t next = more ? pages[begin / KV_PAGE_POSITIONS + 1] : 0;
 
         first = first_that_sees(rows, run, begin, seen);
         e->kern->attend_page(&(struct kern_attend){
-            .q = e->scratch.q + at + first * row_stride,
-            .acc = e->scratch.attended + at + first * row_stride,
-            .max = most + (size_t)first * group,
-            .sum = sum + (size_t)first * group,
-            .row_stride = row_stride,
+            .q = q + first * row_stride(s),
+            .acc = t->acc + first * row_stride(s),
+            .max = t->max + (size_t)first * group,
+            .sum = t->sum + (size_t)first * group,
+            .row_stride = row_stride(s),
             .n_rows = run->n - first,
             .n_heads = group,
             .head_size = s->head_size,
-            .k = kv_keys(&e->kv, page, i_layer, i_kv_head),
-            .v = kv_values(&e->kv, page, i_layer, i_kv_head),
-            .next_k = more ? kv_keys(&e->kv, next, i_layer, i_kv_head) : NULL,
-            .next_v = more ? kv_values(&e->kv, next, i_layer, i_kv_head) : NULL,
+            .k = kv_keys(&e->kv, page, t->i_layer, t->i_kv_head),
+            .v = kv_values(&e->kv, page, t->i_layer, t->i_kv_head),
+            .next_k = more ? kv_keys(&e->kv, next, t->i_layer, t->i_kv_head) : NULL,
+            .next_v = more ? kv_values(&e->kv, next, t->i_layer, t->i_kv_head) : NULL,
             .type = e->kv.type,
             .n_positions = seen + first,
             .cap = e->manifest.attention_cap,
             .scratch = scratch,
         });
     }
-    for (uint32_t i = 0; i < n_queries; i++)
-        e->kern->scale(e->scratch.attended + at + i / group * row_stride +
-                           (size_t)(i % group) * s->head_size,
-                       1.0f / sum[i], s->head_size);
+}
+
+/* The next span of the run's rows from `first` on, added up into the ones so far. */
+static void merge_span(const GkEngine *e, const struct queries *so_far, const struct queries *next,
+                       uint32_t first) {
+    const Shape *s = &e->shape;
+    uint32_t group = group_size(s);
+
+    for (uint32_t j = first * group; j < so_far->run->n * group; j++) {
+        size_t at = j / group * row_stride(s) + (size_t)(j % group) * s->head_size;
+        struct kern_span a = {so_far->acc + at, so_far->max[j], so_far->sum[j]},
+                         b = {next->acc + at, next->max[j], next->sum[j]};
+
+        e->kern->attend_merge(&a, &b, s->head_size);
+        so_far->max[j] = a.max;
+        so_far->sum[j] = a.sum;
+    }
+}
+
+/* What is known after the last span becomes the result. */
+static void finish(const GkEngine *e, const struct queries *t) {
+    const Shape *s = &e->shape;
+    uint32_t group = group_size(s);
+
+    for (uint32_t j = 0; j < t->run->n * group; j++)
+        e->kern->scale(t->acc + j / group * row_stride(s) + (size_t)(j % group) * s->head_size,
+                       1.0f / t->sum[j], s->head_size);
+}
+
+void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run, uint32_t i_kv_head,
+                 void *scratch) {
+    size_t at = run->first * row_stride(&e->shape) + head_at(&e->shape, i_kv_head);
+    float max[2][KERN_QUERIES_MAX], sum[2][KERN_QUERIES_MAX];
+    struct queries so_far = {i_layer, i_kv_head, run, e->scratch.attended + at, max[0], sum[0]},
+                   next = {i_layer, i_kv_head, run, e->scratch.span_acc + at, max[1], sum[1]};
+    uint32_t first;
+
+    attend_span(e, &so_far, 0, &first, scratch);
+    for (uint32_t i = 1; i < n_spans(e, run); i++) {
+        attend_span(e, &next, i, &first, scratch);
+        merge_span(e, &so_far, &next, first);
+    }
+    finish(e, &so_far);
+}
+
+/* ---- spans at the same time ---- */
+
+uint32_t attn_plan_spans(const GkEngine *e, uint32_t n_runs) {
+    uint32_t n_slots = 0, n = 0;
+
+    if (n_runs * e->shape.n_kv_heads >= 2 * gk_pool_n_threads(e->pool))
+        return 0;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        struct row_run *run = &e->scratch.runs[i];
+
+        run->slot = n_slots;
+        n_slots += n_spans(e, run) * run->n;
+        n += n_spans(e, run);
+        if (n_slots > e->info.n_rows_max)
+            return 0;
+    }
+    return n > n_runs ? n : 0;
+}
+
+/* Of a run's span: it has a slot for each row, with numbers by kv heads. The first span's acc is
+ * where the result will be. */
+static struct queries in_slots(const GkEngine *e, uint32_t i_layer, uint32_t i_kv_head,
+                               const struct row_run *run, uint32_t i_span) {
+    const Shape *s = &e->shape;
+    size_t slot = run->slot + (size_t)i_span * run->n;
+    size_t at = slot * s->n_heads + (size_t)i_kv_head * run->n * group_size(s);
+    float *acc = i_span == 0 ? e->scratch.attended + run->first * row_stride(s)
+                             : e->scratch.span_acc + slot * row_stride(s);
+
+    return (struct queries){.i_layer = i_layer,
+                            .i_kv_head = i_kv_head,
+                            .run = run,
+                            .acc = acc + head_at(s, i_kv_head),
+                            .max = e->scratch.span_max + at,
+                            .sum = e->scratch.span_sum + at};
+}
+
+void attn_attend_span(const GkEngine *e, uint32_t i_layer, uint32_t i_span, uint32_t i_kv_head,
+                      void *scratch) {
+    const struct row_run *run = e->scratch.runs;
+    struct queries t;
+    uint32_t first;
+
+    for (; i_span >= n_spans(e, run); run++)
+        i_span -= n_spans(e, run);
+    t = in_slots(e, i_layer, i_kv_head, run, i_span);
+    attend_span(e, &t, i_span, &first, scratch);
+}
+
+void attn_merge(const GkEngine *e, const struct row_run *run, uint32_t i_kv_head) {
+    struct queries so_far = in_slots(e, 0, i_kv_head, run, 0);
+    uint32_t seen[KERN_QUERIES_MAX];
+
+    for (uint32_t i = 1; i < n_spans(e, run); i++) {
+        struct queries next = in_slots(e, 0, i_kv_head, run, i);
+
+        merge_span(e, &so_far, &next,
+                   first_that_sees(e->scratch.rows, run, i * KERN_SPAN_POSITIONS, seen));
+    }
+    finish(e, &so_far);
 }

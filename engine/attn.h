@@ -16,3 +16,14 @@ uint32_t attn_run_rows(const Shape *s);
 /* A run's query heads that share one kv head, each against all positions up to its own. */
 void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run, uint32_t i_kv_head,
                  void *scratch);
+
+/*
+ * The same by spans of KERN_SPAN_POSITIONS, each of them a task, then all that a run has for a kv
+ * head in attn_merge(): where a few long sequences would be too few tasks for the pool. The bits
+ * are the same. attn_plan_spans() gives the runs their slots, a row of one span each, and says how
+ * many spans there are: 0 where runs are enough by themselves, or slots are not.
+ */
+uint32_t attn_plan_spans(const GkEngine *e, uint32_t n_runs);
+void attn_attend_span(const GkEngine *e, uint32_t i_layer, uint32_t i_span, uint32_t i_kv_head,
+                      void *scratch);
+void attn_merge(const GkEngine *e, const struct row_run *run, uint32_t i_kv_head);

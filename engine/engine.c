@@ -282,6 +282,7 @@ int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_resul
     for (uint32_t i = 0; i < f.n_rows; i++)
         if (e->scratch.rows[i].wants_logits || e->observer.on_row)
             e->scratch.logit_rows[f.n_logit_rows++] = i;
+    f.n_spans = attn_plan_spans(e, f.n_runs);
     if (f.n_rows > 0)
         pool_run(e->pool, step_forward, &f);
     if (gk_engine_is_lost(e))

@@ -96,6 +96,9 @@ static void take_rows(struct taker *t, Scratch *s, const Shape *shape, size_t n)
     TAKE(t, s->k, n * n_kv);
     TAKE(t, s->v, n * n_kv);
     TAKE(t, s->attended, n * n_q);
+    TAKE(t, s->span_acc, n * n_q);
+    TAKE(t, s->span_max, n * shape->n_heads);
+    TAKE(t, s->span_sum, n * shape->n_heads);
     TAKE(t, s->rope_cos, n * (shape->n_rot / 2));
     TAKE(t, s->rope_sin, n * (shape->n_rot / 2));
     TAKE(t, s->logit_rows, n);
@@ -172,7 +175,8 @@ void scratch_deinit(Scratch *s, unsigned n_threads) {
         s->rows,     s->runs,       s->hidden,     s->normed,   s->branch,       s->q,
         s->k,        s->v,          s->attended,   s->rope_cos, s->rope_sin,     s->router,
         s->chosen,   s->gates,      s->slot_of,    s->slot_row, s->expert_begin, s->active,
-        s->n_active, s->expert_out, s->logit_rows, s->logits,
+        s->n_active, s->expert_out, s->logit_rows, s->logits,   s->span_acc,     s->span_max,
+        s->span_sum,
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++)

@@ -75,6 +75,7 @@ struct row {
 /* Rows of one sequence, at ascending positions, whose queries attend together. */
 struct row_run {
     uint32_t first, n;
+    uint32_t slot; /* where spans are folded at the same time: that of its first span's first row */
 };
 
 /* Everything a step writes. n_rows at most n_rows_max; slots are (row, rank) pairs. */
@@ -87,6 +88,9 @@ typedef struct Scratch {
     float *q;                          // (n_rows, n_heads, head_size)
     float *k, *v;                      // (n_rows, n_kv_heads, head_size)
     float *attended;                   // (n_rows, n_heads, head_size)
+    float *span_acc;                   // (n_rows, n_heads, head_size) of the span at hand; or
+                                       // (slots, n_heads, head_size): see attn_plan_spans()
+    float *span_max, *span_sum;        // (slots, n_heads) of n_rows
     float *rope_cos, *rope_sin;        // (n_rows, n_rot / 2)
     struct kern_acts x[ACT_KINDS];     // (n_x, n_embd) normed, quantised; then as many rows of what
                                        // that left, where queries, keys or values are made from it

@@ -225,6 +225,14 @@ static void attend_task(struct member *m, const void *layer, size_t i) {
                 (uint32_t)(i % n), m->scratch);
 }
 
+static void span_task(struct member *m, const void *layer, size_t i) {
+    const struct layer *l = layer;
+    uint32_t n = m->shape->n_kv_heads;
+
+    attn_attend_span(m->e, (uint32_t)(l - m->e->weights.layers), (uint32_t)(i / n),
+                     (uint32_t)(i % n), m->scratch);
+}
+
 static void attn_out_task(struct member *m, const void *layer, size_t i) {
     const struct layer *l = layer;
     mul_block(m, &l->o, i, m->s->heads, NULL, m->s->branch, block_data(&l->o, m->upcoming));
@@ -312,6 +320,24 @@ static void leave_out_unwanted(void *member) {
     }
     f->n_rows = n_rows;
     f->n_runs = n_runs;
+    f->n_spans = attn_plan_spans(m->e, n_runs);
+}
+
+static void attend(struct member *m, const struct layer *l) {
+    uint32_t n_kv_heads = m->shape->n_kv_heads;
+    size_t begin, end;
+
+    if (m->f->n_spans == 0) {
+        each_task(m, &(struct task_list){.parts = {{m->f->n_runs, n_kv_heads}}, .in_order = true},
+                  attend_task, l);
+        return;
+    }
+    each_task(m, &(struct task_list){.parts = {{m->f->n_spans, n_kv_heads}}, .in_order = true},
+              span_task, l);
+    share(m, (size_t)m->f->n_runs * n_kv_heads, &begin, &end);
+    for (size_t i = begin; i < end; i++)
+        attn_merge(m->e, &m->s->runs[i / n_kv_heads], (uint32_t)(i % n_kv_heads));
+    barrier(m);
 }
 
 static void attention(struct member *m, const struct layer *l, uint32_t i_layer) {
@@ -337,8 +363,7 @@ static void attention(struct member *m, const struct layer *l, uint32_t i_layer)
         pool_barrier_once(m->e->pool, leave_out_unwanted, m);
     if (m->f->n_rows == 0)
         return;
-    each_task(m, &(struct task_list){.parts = {{m->f->n_runs, s->n_kv_heads}}, .in_order = true},
-              attend_task, l);
+    attend(m, l);
     each_row(m, i) {
         quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
     }

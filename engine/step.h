@@ -7,6 +7,7 @@
 struct forward {
     GkEngine *engine;
     uint32_t n_rows, n_runs, n_logit_rows;
+    uint32_t n_spans;          /* of all runs, where they are folded at the same time; else 0 */
     bool has_embeddings;       /* some row goes into one */
     struct task_draw draws[2]; /* used in turn: one is made ready while the other is drained */
 };

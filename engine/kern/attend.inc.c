@@ -301,3 +301,23 @@ static void math_attend_page(const struct kern_attend *a) {
     fold_values(a, value_floats(a, n_visible, floats), (const float *const *)s, acc, shrink,
                 &next_v);
 }
+
+static void math_attend_merge(struct kern_span *so_far, const struct kern_span *next,
+                              size_t head_size) {
+    float max = so_far->max > next->max ? so_far->max : next->max;
+    float e[16] = {so_far->max - softmax_top(max), next->max - softmax_top(max)};
+    v16 factor, factor_next;
+
+    v16_store(e, exp_lanes(v16_load(e)));
+    factor = v16_set1(e[0]);
+    factor_next = v16_set1(e[1]);
+    LANES_FOR(i, head_size,
+              v16_store(so_far->acc + i, v16_fma(factor_next, v16_load(next->acc + i),
+                                                 v16_mul(factor, v16_load(so_far->acc + i)))),
+              v16_store_n(so_far->acc + i,
+                          v16_fma(factor_next, v16_load_n(next->acc + i, head_size - i),
+                                  v16_mul(factor, v16_load_n(so_far->acc + i, head_size - i))),
+                          head_size - i));
+    so_far->sum = fmaf(next->sum, e[1], so_far->sum * e[0]);
+    so_far->max = max;
+}

@@ -110,6 +110,11 @@ static inline size_t kern_mul_row(const struct kern_mul *m, uint32_t i) {
 #define KERN_PAGE_POSITIONS 64  /* of a KV page: part of the exactness contract */
 #define KERN_QUERIES_MAX    512 /* n_rows · n_heads of one attend_page() */
 
+/* Positions whose pages are folded by themselves, so that the spans of a long sequence can be
+ * folded at the same time; then span after span, in ascending order: part of the exactness contract
+ * too. */
+#define KERN_SPAN_POSITIONS 1024
+
 /*
  * A page's keys of one kv head, or its values, as they are stored. Q8_0 is the format of that name
  * with its parts apart: int8 where the others have their numbers, then one f16 scale for each
@@ -155,6 +160,12 @@ struct kern_attend {
     void *scratch;               /* KERN_SCRATCH_BYTES, 64-byte aligned, this thread's own */
 };
 
+/* One query's state after some of its pages. */
+struct kern_span {
+    float *acc; // (head_size)
+    float max, sum;
+};
+
 struct kern_ops {
     const char *name;
     /* Rows from which kern_gemm_float() is quicker than the tier's own float products (measured:
@@ -185,14 +196,21 @@ struct kern_ops {
     void (*from_f16)(const uint16_t *x, float *ret, size_t n);
 
     /*
-     * One KV page folded into the running softmax of each query. Pages come in ascending order;
-     * before the first one max is -INFINITY, sum and acc are 0; after the last the result is
-     * acc / sum. A query's bits depend on nothing but the query, its n_positions and that much of
-     * the page: scores add features in ascending order, acc adds positions in ascending order, sum
-     * adds the page's 16 strided partial sums. A score of -INFINITY is as good as masked; NaN
-     * reaches the results of its own query only.
+     * One KV page folded into the running softmax of each query. Pages of a span come in ascending
+     * order; before the first one max is -INFINITY, sum and acc are 0; after the last, and where
+     * there are more spans after attend_merge() of each, the result is acc / sum. A query's bits
+     * depend on nothing but the query, its n_positions and that much of the page: scores add
+     * features in ascending order, acc adds positions in ascending order, sum adds the page's 16
+     * strided partial sums. A score of -INFINITY is as good as masked; NaN reaches the results of
+     * its own query only.
      */
     void (*attend_page)(const struct kern_attend *a);
+    /*
+     * Of one query, the running softmax of the spans so far and that of the next one, added up into
+     * the first: with e = e^(max − the larger max) of each, acc = acc·e, acc += next's acc·e by one
+     * fma, and sum likewise.
+     */
+    void (*attend_merge)(struct kern_span *so_far, const struct kern_span *next, size_t head_size);
 };
 
 /* The best tier this CPU has, or the best at most `isa_max` (a name). NULL: no such name, or the

@@ -50,4 +50,5 @@ const struct kern_ops TIER_OPS = {
     .to_f16 = math_to_f16,
     .from_f16 = math_from_f16,
     .attend_page = math_attend_page,
+    .attend_merge = math_attend_merge,
 };

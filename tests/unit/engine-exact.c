@@ -13,12 +13,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define N_PROMPT  90 /* more than one page */
-#define N_COMPANY 7
+#define N_PROMPT      90 /* more than one page */
+#define N_LONG_PROMPT (2 * KERN_SPAN_POSITIONS + 70)
+#define N_COMPANY     7
 
 struct seen {
     const GkSeq *watched;
-    float *logits; // (N_PROMPT, n_vocab)
+    float *logits; // (n_prompt, n_vocab)
     size_t n_rows;
 };
 
@@ -43,7 +44,7 @@ static void on_row(void *userdata, const GkSeq *seq, const char *name, int i_lay
 static GkSeq *make(GkEngine *e, uint32_t which, size_t n) {
     uint32_t n_vocab = gk_engine_info(e)->n_vocab;
     struct gk_params params = gk_params_default();
-    int32_t tokens[N_PROMPT * 2];
+    int32_t tokens[N_LONG_PROMPT];
     GkSeq *seq;
 
     for (size_t i = 0; i < n; i++)
@@ -75,12 +76,13 @@ struct model {
     const char *path;
     enum gk_kv_type kv;
     bool exact_floats;
+    size_t n_prompt;
 };
 
 static float *run(const struct model *model, const struct way *w, size_t *ret_n_vocab) {
     struct gk_options o = {.path = model->path,
                            .isa = w->isa,
-                           .n_rows_max = 2048,
+                           .n_rows_max = 4096,
                            .kv_type = model->kv,
                            .exact_floats = model->exact_floats,
                            .kv_bytes_max = 64u << 20,
@@ -93,17 +95,17 @@ static float *run(const struct model *model, const struct way *w, size_t *ret_n_
     o.pool = test_team(w->n_threads, w->n_nodes);
     assert(gk_engine_open(&e, &o, NULL) == 0);
     *ret_n_vocab = gk_engine_info(e)->n_vocab;
-    seen.logits = alloc_array(N_PROMPT * *ret_n_vocab, sizeof(float));
+    seen.logits = alloc_array(model->n_prompt * *ret_n_vocab, sizeof(float));
     gk_engine_observe(e, &(struct gk_observer){on_row, &seen});
     for (uint32_t i = 0; i < w->n_company; i++)
         seqs[i] = make(e, i + 1, N_PROMPT / 2 + 13 * i);
     for (uint32_t i = 0; i < w->company_begins; i++) /* one more joins each time */
         (void)step(e, seqs, MIN(i + 1, w->n_company), 5, results);
-    seqs[w->n_company] = make(e, 0, N_PROMPT);
+    seqs[w->n_company] = make(e, 0, model->n_prompt);
     seen.watched = seqs[w->n_company];
     while (gk_seq_n_pending(seen.watched) > 0)
         (void)step(e, seqs, w->n_company + 1, w->n_slice, results);
-    assert(seen.n_rows == N_PROMPT);
+    assert(seen.n_rows == model->n_prompt);
     for (uint32_t i = 0; i <= w->n_company; i++)
         (void)gk_seq_free(seqs[i]);
     e = gk_engine_close(e);
@@ -139,7 +141,7 @@ static void compare(const struct model *model, const struct way *w, const float 
     size_t n_vocab;
     float *again = run(model, w, &n_vocab);
 
-    if (memcmp(first, again, N_PROMPT * n_vocab * sizeof(float)) != 0) {
+    if (memcmp(first, again, model->n_prompt * n_vocab * sizeof(float)) != 0) {
         (void)printf("# %s: KV %d, threads %u on %u nodes, isa %s, slice %u, company %u after %u "
                      "steps: other bits\n",
                      model->path, (int)model->kv, w->n_threads, w->n_nodes,
@@ -164,7 +166,7 @@ static void check_model(const struct model *model) {
 }
 
 static void check(const char *path, bool exact_floats) {
-    check_model(&(struct model){path, GK_KV_F16, exact_floats});
+    check_model(&(struct model){path, GK_KV_F16, exact_floats, N_PROMPT});
 }
 
 /* A model that is made for the test. */
@@ -215,8 +217,8 @@ static void test_kv_types(void) {
                                         GOLDEN "mixtral256/model-q4_k.gguf"};
 
     for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
-        check_model(&(struct model){paths[i], GK_KV_F32, false});
-        check_model(&(struct model){paths[i], GK_KV_Q8_0, false});
+        check_model(&(struct model){paths[i], GK_KV_F32, false, N_PROMPT});
+        check_model(&(struct model){paths[i], GK_KV_Q8_0, false, N_PROMPT});
     }
 }
 
@@ -240,6 +242,19 @@ static void test_many_blocks(void) {
     shape.head_size = 64;
     shape.n_vocab = 5 * TILE_OUT + 1;
     check_made(tiny_model(&shape), "blocks", false);
+}
+
+/* Positions of several spans, folded one after the other and at the same time. */
+static void test_long(void) {
+    struct tiny_shape shape = tiny_shape_default("llama", KERN_Q8_0);
+    const char *path = temp_path("long.gguf");
+    GgufWriter *w;
+
+    shape.n_context = N_LONG_PROMPT;
+    w = tiny_model(&shape);
+    gguf_writer_save(w, path);
+    gguf_writer_free(w);
+    check_model(&(struct model){path, GK_KV_F16, false, N_LONG_PROMPT});
 }
 
 /* No experts: rows stay where they are, however many a step has. */
@@ -358,8 +373,9 @@ static const char *why_unavailable(const char *isa) {
 
 /* In company, which has decoding rows and slices of prompts. */
 static void check_tier(const char *isa) {
-    static const struct model models[] = {{GOLDEN "grok/model-q8_0.gguf", GK_KV_F16, false},
-                                          {GOLDEN "mixtral256/model-q4_k.gguf", GK_KV_F16, false}};
+    static const struct model models[] = {
+        {GOLDEN "grok/model-q8_0.gguf", GK_KV_F16, false, N_PROMPT},
+        {GOLDEN "mixtral256/model-q4_k.gguf", GK_KV_F16, false, N_PROMPT}};
 
     if (!available(isa))
         test_skip(why_unavailable(isa));
@@ -396,6 +412,7 @@ int main(int argc, char **argv) {
         {"kv_types", test_kv_types, 120},
         {"mixed_types", test_mixed_types, 120},
         {"many_blocks", test_many_blocks, 120},
+        {"long", test_long, 120},
         {"dense", test_dense, 120},
         {"unobserved", test_unobserved, 120},
         {"avx2", test_avx2, 120},

@@ -380,8 +380,10 @@ struct attention {
     float cap;
     uint32_t n_positions[32]; // (n_rows) of the last page
     size_t row_stride;
-    float *q, *acc, *max, *sum;
-    void *k, *v, *scratch; // (n_pages, 64·head_size)
+    bool by_spans; /* each page is one */
+    float *q, *max, *sum;
+    float *span_acc, *span_max, *span_sum; /* of a span after the first */
+    void *k, *v, *scratch;                 // (n_pages, 64·head_size)
 };
 
 static size_t page_bytes(const struct attention *a) {
@@ -452,6 +454,7 @@ static struct attention random_attention(bool front, uint32_t head_size) {
         .n_pages = 1 + random_u32() % 3,
         .type = (enum kern_page)(random_u32() % 3),
         .cap = random_u32() % 2 ? 30.0f : 0.0f,
+        .by_spans = random_u32() % 2,
     };
     size_t n, n_queries = (size_t)a.n_rows * a.n_heads;
 
@@ -462,6 +465,9 @@ static struct attention random_attention(bool front, uint32_t head_size) {
     a.q = guarded_floats(0, n, front);
     a.max = guarded_floats(2, n_queries, front);
     a.sum = guarded_floats(3, n_queries, front);
+    a.span_acc = guarded_floats(1, n, front);
+    a.span_max = guarded_floats(9, n_queries, front);
+    a.span_sum = guarded_floats(10, n_queries, front);
     a.k = guarded(4, a.n_pages * page_bytes(&a), front);
     a.v = guarded(5, a.n_pages * page_bytes(&a), front);
     a.scratch = guarded(6, KERN_SCRATCH_BYTES, front);
@@ -476,26 +482,41 @@ static struct attention random_attention(bool front, uint32_t head_size) {
     return a;
 }
 
+static size_t query_at(const struct attention *a, uint32_t i) {
+    return i / a->n_heads * a->row_stride + (size_t)(i % a->n_heads) * a->head_size;
+}
+
+/* Rows [first, first + n_rows) before the first page of a span. */
+static void begin_span(const struct attention *a, uint32_t n_rows, float *acc, float *max,
+                       float *sum) {
+    for (uint32_t i = 0; i < n_rows * a->n_heads; i++) {
+        max[i] = -INFINITY;
+        sum[i] = 0;
+    }
+    for (uint32_t i = 0; i < n_rows; i++)
+        memset(acc + i * a->row_stride, 0, (size_t)a->n_heads * a->head_size * 4);
+}
+
 /* Rows [first, first + n_rows) through all pages; results as far as acc / sum, in `ret`, which is
  * strided as q is. */
 static void attend(const struct kern_ops *kern, const struct attention *a, uint32_t first,
                    uint32_t n_rows, float *ret) {
     uint32_t seen[32];
 
-    for (uint32_t i = 0; i < n_rows * a->n_heads; i++) {
-        a->max[i] = -INFINITY;
-        a->sum[i] = 0;
-    }
-    for (uint32_t i = 0; i < n_rows; i++)
-        memset(ret + (first + i) * a->row_stride, 0, (size_t)a->n_heads * a->head_size * 4);
+    ret += first * a->row_stride;
+    begin_span(a, n_rows, ret, a->max, a->sum);
     for (uint32_t page = 0; page < a->n_pages; page++) {
+        bool is_more = a->by_spans && page > 0;
+
+        if (is_more)
+            begin_span(a, n_rows, a->span_acc, a->span_max, a->span_sum);
         for (uint32_t i = 0; i < n_rows; i++)
             seen[i] = page + 1 < a->n_pages ? 64 : a->n_positions[first + i];
         kern->attend_page(&(struct kern_attend){
             .q = a->q + first * a->row_stride,
-            .acc = ret + first * a->row_stride,
-            .max = a->max,
-            .sum = a->sum,
+            .acc = is_more ? a->span_acc : ret,
+            .max = is_more ? a->span_max : a->max,
+            .sum = is_more ? a->span_sum : a->sum,
             .row_stride = a->row_stride,
             .n_rows = n_rows,
             .n_heads = a->n_heads,
@@ -509,11 +530,17 @@ static void attend(const struct kern_ops *kern, const struct attention *a, uint3
             .cap = a->cap,
             .scratch = a->scratch,
         });
+        for (uint32_t i = 0; is_more && i < n_rows * a->n_heads; i++) {
+            struct kern_span so_far = {ret + query_at(a, i), a->max[i], a->sum[i]},
+                             next = {a->span_acc + query_at(a, i), a->span_max[i], a->span_sum[i]};
+
+            kern->attend_merge(&so_far, &next, a->head_size);
+            a->max[i] = so_far.max;
+            a->sum[i] = so_far.sum;
+        }
     }
     for (uint32_t i = 0; i < n_rows * a->n_heads; i++)
-        kern->scale(ret + (first + i / a->n_heads) * a->row_stride +
-                        (size_t)(i % a->n_heads) * a->head_size,
-                    1.0f / a->sum[i], a->head_size);
+        kern->scale(ret + query_at(a, i), 1.0f / a->sum[i], a->head_size);
 }
 
 static void assert_same_heads(const struct attention *a, const float *x, const float *y) {
@@ -631,9 +658,27 @@ static void check_wild_attention(const struct kern_ops *kern) {
     assert(isnan(acc[1] / sum[1]));
 }
 
+/* Nothing of a span that sees nothing; NaN from either. */
+static void check_wild_merge(const struct kern_ops *kern) {
+    float acc[2] = {6, 8}, other[2] = {1, 2};
+    struct kern_span span = {acc, 0.5f, 2}, empty = {(float[2]){0}, -INFINITY, 0},
+                     more = {other, 0.5f, 1}, wild = {(float[2]){NAN, NAN}, 0.5f, NAN};
+
+    kern->attend_merge(&span, &empty, 2);
+    assert(acc[0] == 6 && acc[1] == 8 && span.max == 0.5f && span.sum == 2);
+    kern->attend_merge(&span, &more, 2);
+    assert(acc[0] == 7 && acc[1] == 10 && span.max == 0.5f && span.sum == 3);
+    kern->attend_merge(&empty, &more, 2);
+    assert(empty.acc[0] == 1 && empty.acc[1] == 2 && empty.max == 0.5f && empty.sum == 1);
+    kern->attend_merge(&more, &wild, 2);
+    assert(isnan(other[0]) && isnan(other[1]) && isnan(more.sum));
+}
+
 static void test_attention_of_what_is_no_number(void) {
     check_wild_attention(generic());
     each_tier(check_wild_attention);
+    check_wild_merge(generic());
+    each_tier(check_wild_merge);
 }
 
 /* ---- products of float weights ---- */
