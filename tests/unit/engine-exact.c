@@ -412,7 +412,7 @@ int main(int argc, char **argv) {
         {"kv_types", test_kv_types, 120},
         {"mixed_types", test_mixed_types, 120},
         {"many_blocks", test_many_blocks, 120},
-        {"long", test_long, 120},
+        {"long", test_long, 300}, /* slices of one position are many steps */
         {"dense", test_dense, 120},
         {"unobserved", test_unobserved, 120},
         {"avx2", test_avx2, 120},
