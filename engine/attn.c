@@ -206,13 +206,20 @@ uint32_t attn_run_rows(const Shape *s) {
     return MAX((uint32_t)ATTEND_QUERIES / group_size(s), 1u);
 }
 
-/* The run's rows that see the page from `begin` on are its last ones; *ret_seen: how much of it. */
-static uint32_t first_that_sees(const struct row *rows, const struct row_run *run, uint32_t begin,
-                                uint32_t *ret_seen) {
+/* The run's rows that see what is from `begin` on are its last ones. */
+static uint32_t first_that_sees(const struct row *rows, const struct row_run *run, uint32_t begin) {
     uint32_t first = 0;
 
     while (rows[run->first + first].position < begin)
         first++;
+    return first;
+}
+
+/* Those that see the page from `begin` on; *ret_seen: how much of it. */
+static uint32_t rows_that_see_page(const struct row *rows, const struct row_run *run,
+                                   uint32_t begin, uint32_t *ret_seen) {
+    uint32_t first = first_that_sees(rows, run, begin);
+
     for (uint32_t i = first; i < run->n; i++)
         ret_seen[i] = MIN(rows[run->first + i].position + 1 - begin, (uint32_t)KV_PAGE_POSITIONS);
     return first;
@@ -234,9 +241,14 @@ static uint32_t n_spans(const GkEngine *e, const struct row_run *run) {
     return (n_visible(e, run) + KERN_SPAN_POSITIONS - 1) / KERN_SPAN_POSITIONS;
 }
 
-/* The pages of a span, folded for the rows that see them: from *ret_first of the run on. */
+/* Of query number j. */
+static size_t query_at(const Shape *s, uint32_t j) {
+    return j / group_size(s) * row_stride(s) + (size_t)(j % group_size(s)) * s->head_size;
+}
+
+/* The pages of a span, folded for the rows that see them. */
 static void attend_span(const GkEngine *e, const struct queries *t, uint32_t i_span,
-                        uint32_t *ret_first, void *scratch) {
+                        void *scratch) {
     const Shape *s = &e->shape;
     const struct row_run *run = t->run;
     const struct row *rows = e->scratch.rows;
@@ -246,8 +258,7 @@ static void attend_span(const GkEngine *e, const struct queries *t, uint32_t i_s
     const float *q = e->scratch.q + run->first * row_stride(s) + head_at(s, t->i_kv_head);
     const uint32_t *pages = rows[run->first].seq->pages;
 
-    *ret_first = first_that_sees(rows, run, begin, seen);
-    for (uint32_t i = *ret_first; i < run->n; i++) {
+    for (uint32_t i = first_that_sees(rows, run, begin); i < run->n; i++) {
         for (uint32_t j = i * group; j < (i + 1) * group; j++) {
             t->max[j] = -INFINITY;
             t->sum[j] = 0;
@@ -259,7 +270,7 @@ static void attend_span(const GkEngine *e, const struct queries *t, uint32_t i_s
         bool more = begin + KV_PAGE_POSITIONS < end;
         uint32_t next = more ? pages[begin / KV_PAGE_POSITIONS + 1] : 0;
 
-        first = first_that_sees(rows, run, begin, seen);
+        first = rows_that_see_page(rows, run, begin, seen);
         e->kern->attend_page(&(struct kern_attend){
             .q = q + first * row_stride(s),
             .acc = t->acc + first * row_stride(s),
@@ -281,16 +292,16 @@ static void attend_span(const GkEngine *e, const struct queries *t, uint32_t i_s
     }
 }
 
-/* The next span of the run's rows from `first` on, added up into the ones so far. */
+/* Span i_span of the rows that see it, added up into what they have so far. */
 static void merge_span(const GkEngine *e, const struct queries *so_far, const struct queries *next,
-                       uint32_t first) {
+                       uint32_t i_span) {
     const Shape *s = &e->shape;
-    uint32_t group = group_size(s);
+    const struct row_run *run = so_far->run;
+    uint32_t first = first_that_sees(e->scratch.rows, run, i_span * KERN_SPAN_POSITIONS);
 
-    for (uint32_t j = first * group; j < so_far->run->n * group; j++) {
-        size_t at = j / group * row_stride(s) + (size_t)(j % group) * s->head_size;
-        struct kern_span a = {so_far->acc + at, so_far->max[j], so_far->sum[j]},
-                         b = {next->acc + at, next->max[j], next->sum[j]};
+    for (uint32_t j = first * group_size(s); j < run->n * group_size(s); j++) {
+        struct kern_span a = {so_far->acc + query_at(s, j), so_far->max[j], so_far->sum[j]},
+                         b = {next->acc + query_at(s, j), next->max[j], next->sum[j]};
 
         e->kern->attend_merge(&a, &b, s->head_size);
         so_far->max[j] = a.max;
@@ -301,11 +312,9 @@ static void merge_span(const GkEngine *e, const struct queries *so_far, const st
 /* What is known after the last span becomes the result. */
 static void finish(const GkEngine *e, const struct queries *t) {
     const Shape *s = &e->shape;
-    uint32_t group = group_size(s);
 
-    for (uint32_t j = 0; j < t->run->n * group; j++)
-        e->kern->scale(t->acc + j / group * row_stride(s) + (size_t)(j % group) * s->head_size,
-                       1.0f / t->sum[j], s->head_size);
+    for (uint32_t j = 0; j < t->run->n * group_size(s); j++)
+        e->kern->scale(t->acc + query_at(s, j), 1.0f / t->sum[j], s->head_size);
 }
 
 void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run, uint32_t i_kv_head,
@@ -314,12 +323,11 @@ void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run,
     float max[2][KERN_QUERIES_MAX], sum[2][KERN_QUERIES_MAX];
     struct queries so_far = {i_layer, i_kv_head, run, e->scratch.attended + at, max[0], sum[0]},
                    next = {i_layer, i_kv_head, run, e->scratch.span_acc + at, max[1], sum[1]};
-    uint32_t first;
 
-    attend_span(e, &so_far, 0, &first, scratch);
+    attend_span(e, &so_far, 0, scratch);
     for (uint32_t i = 1; i < n_spans(e, run); i++) {
-        attend_span(e, &next, i, &first, scratch);
-        merge_span(e, &so_far, &next, first);
+        attend_span(e, &next, i, scratch);
+        merge_span(e, &so_far, &next, i);
     }
     finish(e, &so_far);
 }
@@ -327,31 +335,31 @@ void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run,
 /* ---- spans at the same time ---- */
 
 uint32_t attn_plan_spans(const GkEngine *e, uint32_t n_runs) {
-    uint32_t n_slots = 0, n = 0;
+    uint32_t n_parts = 0, n = 0;
 
+    /* Two tasks a thread: with fewer, one that is left over is waited for by most. */
     if (n_runs * e->shape.n_kv_heads >= 2 * gk_pool_n_threads(e->pool))
         return 0;
     for (uint32_t i = 0; i < n_runs; i++) {
         struct row_run *run = &e->scratch.runs[i];
 
-        run->slot = n_slots;
-        n_slots += n_spans(e, run) * run->n;
+        run->first_part = n_parts;
+        n_parts += n_spans(e, run) * run->n;
         n += n_spans(e, run);
-        if (n_slots > e->info.n_rows_max)
+        if (n_parts > e->info.n_rows_max)
             return 0;
     }
     return n > n_runs ? n : 0;
 }
 
-/* Of a run's span: it has a slot for each row, with numbers by kv heads. The first span's acc is
- * where the result will be. */
-static struct queries in_slots(const GkEngine *e, uint32_t i_layer, uint32_t i_kv_head,
+/* Of a run's span; numbers lie by kv heads. The first span's acc is where the result will be. */
+static struct queries parts_of(const GkEngine *e, uint32_t i_layer, uint32_t i_kv_head,
                                const struct row_run *run, uint32_t i_span) {
     const Shape *s = &e->shape;
-    size_t slot = run->slot + (size_t)i_span * run->n;
-    size_t at = slot * s->n_heads + (size_t)i_kv_head * run->n * group_size(s);
+    size_t part = run->first_part + (size_t)i_span * run->n;
+    size_t at = part * s->n_heads + (size_t)i_kv_head * run->n * group_size(s);
     float *acc = i_span == 0 ? e->scratch.attended + run->first * row_stride(s)
-                             : e->scratch.span_acc + slot * row_stride(s);
+                             : e->scratch.span_acc + part * row_stride(s);
 
     return (struct queries){.i_layer = i_layer,
                             .i_kv_head = i_kv_head,
@@ -365,23 +373,20 @@ void attn_attend_span(const GkEngine *e, uint32_t i_layer, uint32_t i_span, uint
                       void *scratch) {
     const struct row_run *run = e->scratch.runs;
     struct queries t;
-    uint32_t first;
 
     for (; i_span >= n_spans(e, run); run++)
         i_span -= n_spans(e, run);
-    t = in_slots(e, i_layer, i_kv_head, run, i_span);
-    attend_span(e, &t, i_span, &first, scratch);
+    t = parts_of(e, i_layer, i_kv_head, run, i_span);
+    attend_span(e, &t, i_span, scratch);
 }
 
 void attn_merge(const GkEngine *e, const struct row_run *run, uint32_t i_kv_head) {
-    struct queries so_far = in_slots(e, 0, i_kv_head, run, 0);
-    uint32_t seen[KERN_QUERIES_MAX];
+    struct queries so_far = parts_of(e, 0, i_kv_head, run, 0);
 
     for (uint32_t i = 1; i < n_spans(e, run); i++) {
-        struct queries next = in_slots(e, 0, i_kv_head, run, i);
+        struct queries next = parts_of(e, 0, i_kv_head, run, i);
 
-        merge_span(e, &so_far, &next,
-                   first_that_sees(e->scratch.rows, run, i * KERN_SPAN_POSITIONS, seen));
+        merge_span(e, &so_far, &next, i);
     }
     finish(e, &so_far);
 }

@@ -20,8 +20,8 @@ void attn_attend(const GkEngine *e, uint32_t i_layer, const struct row_run *run,
 /*
  * The same by spans of KERN_SPAN_POSITIONS, each of them a task, then all that a run has for a kv
  * head in attn_merge(): where a few long sequences would be too few tasks for the pool. The bits
- * are the same. attn_plan_spans() gives the runs their slots, a row of one span each, and says how
- * many spans there are: 0 where runs are enough by themselves, or slots are not.
+ * are the same. attn_plan_spans() gives the runs their parts, one for each row of each span, and
+ * says how many spans there are: 0 where runs are enough by themselves, or parts are too many.
  */
 uint32_t attn_plan_spans(const GkEngine *e, uint32_t n_runs);
 void attn_attend_span(const GkEngine *e, uint32_t i_layer, uint32_t i_span, uint32_t i_kv_head,

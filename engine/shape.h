@@ -75,7 +75,7 @@ struct row {
 /* Rows of one sequence, at ascending positions, whose queries attend together. */
 struct row_run {
     uint32_t first, n;
-    uint32_t slot; /* where spans are folded at the same time: that of its first span's first row */
+    uint32_t first_part; /* where spans are folded at the same time: see attn_plan_spans() */
 };
 
 /* Everything a step writes. n_rows at most n_rows_max; slots are (row, rank) pairs. */
@@ -89,8 +89,8 @@ typedef struct Scratch {
     float *k, *v;                      // (n_rows, n_kv_heads, head_size)
     float *attended;                   // (n_rows, n_heads, head_size)
     float *span_acc;                   // (n_rows, n_heads, head_size) of the span at hand; or
-                                       // (slots, n_heads, head_size): see attn_plan_spans()
-    float *span_max, *span_sum;        // (slots, n_heads) of n_rows
+                                       // (parts, n_heads, head_size): see attn_plan_spans()
+    float *span_max, *span_sum;        // (parts, n_heads), at most n_rows_max parts
     float *rope_cos, *rope_sin;        // (n_rows, n_rot / 2)
     struct kern_acts x[ACT_KINDS];     // (n_x, n_embd) normed, quantised; then as many rows of what
                                        // that left, where queries, keys or values are made from it
