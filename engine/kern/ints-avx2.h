@@ -6,4 +6,3 @@
 /* 8 accumulators of 16 registers. */
 #define PANEL_ROWS 4
 #define PANEL_VECS 2
-#define PANEL_SIDE 1

@@ -6,4 +6,3 @@
 /* 12 accumulators of int16 and 12 of int32 of 32 registers. */
 #define PANEL_ROWS 6
 #define PANEL_VECS 2
-#define PANEL_SIDE 1

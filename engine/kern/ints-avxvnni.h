@@ -6,7 +6,6 @@
 /* 12 accumulators of 16 registers. */
 #define PANEL_ROWS 6
 #define PANEL_VECS 2
-#define PANEL_SIDE 1
 
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {

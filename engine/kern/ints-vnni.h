@@ -3,11 +3,12 @@
 
 #include "engine/kern/ints-512.h"
 
-/* 30 accumulators of 32 registers. */
-#define PANEL_ROWS 5
+/* 14 accumulators of int32 and 14 of scaled ones, of 32 registers. */
+#define PANEL_ROWS 7
 #define PANEL_VECS 2
-/* Sub-blocks whose products are computed side by side. */
-#define PANEL_SIDE 2
+/* So many of these have their activations as operands in memory: an instruction less for each row,
+ * but a load more. With more of them, products would need more than two loads a cycle. */
+#define PANEL_MEMORY_ROWS 5
 /* Up to so many rows, panels of nibbles: a third of the unpacking is saved, and tiles take nibbles
  * apart in pipes that products leave idle, where a CPU has such. (Measured. Where it has none, each
  * group of rows pays for that, and about three of them lose what unpacking gains.) */
@@ -17,7 +18,21 @@
 static inline vi vi_dot4(vi acc, vi u, vi s) {
     return _mm512_dpbusd_epi32(acc, u, s);
 }
+/* The same where the four signed bytes at s are those of every lane. (GCC 12 has no such operand
+ * for the intrinsic.) */
+static inline vi vi_dot4_at(vi acc, vi u, const int8_t *s) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(acc)
+            : "v"(u), "m"(*(const int32_t *)(const void *)s));
+    return acc;
+}
 /* acc + two products of signed 16-bit numbers a lane */
 static inline vi vi_dot2(vi acc, vi a, vi b) {
     return _mm512_dpwssd_epi32(acc, a, b);
+}
+static inline vi vi_dot2_at(vi acc, vi a, const int16_t *b) {
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0"
+            : "+v"(acc)
+            : "v"(a), "m"(*(const int32_t *)(const void *)b));
+    return acc;
 }

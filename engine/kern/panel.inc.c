@@ -52,7 +52,7 @@ static ALWAYS_INLINE size_t unpack_rounds(struct lane_format f) {
     return f.in_place ? 0 : f.n_sub ? 1 : PANEL_K / QUANT_BLOCK;
 }
 static ALWAYS_INLINE size_t group_rounds(struct lane_format f) {
-    return f.n_sub      ? (size_t)f.n_sub / PANEL_SIDE
+    return f.n_sub      ? (size_t)f.n_sub
            : f.in_place ? PANEL_VECS * (PANEL_K / QUANT_BLOCK)
                         : PANEL_K / QUANT_BLOCK;
 }
@@ -102,73 +102,68 @@ static ALWAYS_INLINE vi panel_weights(const struct weight_panel *p, struct lane_
     return s % 2 ? high_nibbles(pair) : low_nibbles(pair);
 }
 
-/*
- * The dot products of n_side blocks or sub-blocks of n_steps of four k, from number `first` on,
- * into dot, which is begun here; or, where scales are given, those of a sub-block without its
- * offset, times its scales, are added to dot. Side by side, since a product waits for the one
- * before it in its sum. Runs are of 2, 4 or 8 steps, as sub-blocks are of 4 or 8, or longer than
- * those.
- */
-static ALWAYS_INLINE void dot_steps(const struct weight_panel *p, struct lane_format f, int first,
-                                    int n_side, int n_steps, const struct panel_rows *r, int n_rows,
-                                    struct fetching ahead, const vi *scale,
-                                    vi dot[][PANEL_ROWS][PANEL_VECS]) {
-    int n_run = run_steps(f, n_steps);
+/* To each run the dot products of steps [begin, begin + n_run), of the n_steps of block or
+ * sub-block s, are added. Most of the time goes here, and it is instructions that take it: so a
+ * load that can be a product's operand is one. */
+static ALWAYS_INLINE void add_steps(const struct weight_panel *p, struct lane_format f, int s,
+                                    int n_steps, int begin, int n_run, const struct panel_rows *r,
+                                    int n_rows, struct fetching *ahead,
+                                    vi run[PANEL_ROWS][PANEL_VECS]) {
+#pragma GCC unroll 8
+    for (int t = begin; t < begin + n_run; t++) {
+        vi w[PANEL_VECS];
+
+        fetch_next(ahead);
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++) /* GCC reads it for each row otherwise */
+            w[v] = vi_settled(panel_weights(p, f, s, n_steps, t, v));
+#pragma GCC unroll 8
+        for (int i = 0; i < n_rows; i++) {
+            const int8_t *four = row_values(&r->x, i) + 4 * (s * n_steps + t);
+
+#ifdef PANEL_MEMORY_ROWS
+            if (i < PANEL_MEMORY_ROWS) {
+#pragma GCC unroll 4
+                for (int v = 0; v < PANEL_VECS; v++)
+                    run[i][v] = vi_dot4_at(run[i][v], w[v], four);
+                continue;
+            }
+#endif
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++)
+                run[i][v] = vi_run_step(run[i][v], w[v], broadcast_bytes(four), f.largest);
+        }
+    }
+}
+
+/* The dot products of a plain block, begun with what its offset takes off. Runs are of 2, 4 or 8
+ * steps, as sub-blocks are of 4 or 8, or longer than those. */
+static ALWAYS_INLINE void dot_block(const struct weight_panel *p, struct lane_format f, int b,
+                                    const struct panel_rows *r, int n_rows, struct fetching ahead,
+                                    vi dot[PANEL_ROWS][PANEL_VECS]) {
+    const int n_steps = QUANT_BLOCK / 4, n_run = run_steps(f, n_steps);
 
     fetch_surplus(ahead, (size_t)n_steps);
-#pragma GCC unroll 2
-    for (int s = 0; s < n_side && !scale; s++)
-#pragma GCC unroll 6
+#pragma GCC unroll 8
+    for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++)
+            dot[i][v] = f.offset ? vi_set1(-f.offset * row_sums(&r->x, i)[b]) : vi_set1(0);
+#pragma GCC unroll 4
+    for (int begin = 0; begin < n_steps; begin += n_run) {
+        vi run[PANEL_ROWS][PANEL_VECS];
+
+#pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                dot[s][i][v] = f.offset
-                                   ? vi_set1(-f.offset * (f.n_sub ? row_sub_sums(&r->x, f, i)
-                                                                  : row_sums(&r->x, i))[first + s])
-                                   : vi_set1(0);
-#pragma GCC unroll 4
-    for (int begin = 0; begin < n_steps; begin += n_run) {
-        vi run[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
-
-#pragma GCC unroll 2
-        for (int s = 0; s < n_side; s++)
-#pragma GCC unroll 6
-            for (int i = 0; i < n_rows; i++)
-#pragma GCC unroll 4
-                for (int v = 0; v < PANEL_VECS; v++)
-                    run[s][i][v] = vi_run_begin(scale ? vi_set1(0) : dot[s][i][v], f.largest);
+                run[i][v] = vi_run_begin(dot[i][v], f.largest);
+        add_steps(p, f, b, n_steps, begin, n_run, r, n_rows, &ahead, run);
 #pragma GCC unroll 8
-        for (int t = begin; t < begin + n_run; t++) {
-            fetch_next(&ahead);
-#pragma GCC unroll 2
-            for (int s = 0; s < n_side; s++) {
-                int step = (first + s) * n_steps + t;
-                vi w[PANEL_VECS];
-
+        for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
-                for (int v = 0; v < PANEL_VECS; v++) {
-                    w[v] = panel_weights(p, f, first + s, n_steps, t, v);
-                    if (n_rows == 3) /* GCC reads it again for each of three: a quarter slower */
-                        w[v] = vi_settled(w[v]);
-                }
-#pragma GCC unroll 6
-                for (int i = 0; i < n_rows; i++) {
-                    vi a = broadcast_bytes(row_values(&r->x, i) + 4 * step);
-
-#pragma GCC unroll 4
-                    for (int v = 0; v < PANEL_VECS; v++)
-                        run[s][i][v] = vi_run_step(run[s][i][v], w[v], a, f.largest);
-                }
-            }
-        }
-#pragma GCC unroll 2
-        for (int s = 0; s < n_side; s++)
-#pragma GCC unroll 6
-            for (int i = 0; i < n_rows; i++)
-#pragma GCC unroll 4
-                for (int v = 0; v < PANEL_VECS; v++)
-                    dot[s][i][v] = scale ? vi_run_scaled(dot[s][i][v], run[s][i][v], scale[v])
-                                         : vi_run_end(dot[s][i][v], run[s][i][v], f.largest);
+            for (int v = 0; v < PANEL_VECS; v++)
+                dot[i][v] = vi_run_end(dot[i][v], run[i][v], f.largest);
     }
 }
 
@@ -184,23 +179,23 @@ static ALWAYS_INLINE vf panel_fold_plain(const struct weight_panel *p, struct la
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_format f,
                                      struct panel_rows *r, int n_rows, int n_blocks) {
     vf y[PANEL_ROWS][PANEL_VECS];
-    vi dot[PANEL_SIDE][PANEL_ROWS][PANEL_VECS];
+    vi dot[PANEL_ROWS][PANEL_VECS];
 
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++) {
         for (int v = 0; v < PANEL_VECS; v++)
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        dot_steps(p, f, b, 1, 8, r, n_rows, begin_round(r->fetch), NULL, dot);
-#pragma GCC unroll 6
+        dot_block(p, f, b, r, n_rows, begin_round(r->fetch), dot);
+#pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
                 y[i][v] = panel_fold_plain(p, f, b, v, row_scales(&r->x, i)[b],
-                                           row_sums(&r->x, i)[b], dot[0][i][v], y[i][v]);
+                                           row_sums(&r->x, i)[b], dot[i][v], y[i][v]);
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++) {
         for (int v = 0; v < PANEL_VECS; v++)
             vf_store(r->y[i] + v * VI_LANES, y[i][v]);
@@ -225,37 +220,36 @@ static ALWAYS_INLINE void panel_fold_super(struct lane_format f, float d, const 
 static ALWAYS_INLINE void dot_sums(const vi numbers[][PANEL_VECS], struct lane_format f,
                                    const struct panel_rows *r, int n_rows,
                                    vi ret[PANEL_ROWS][PANEL_VECS]) {
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++)
         for (int v = 0; v < PANEL_VECS; v++)
             ret[i][v] = vi_set1(0);
 #pragma GCC unroll 8
     for (int j = 0; j < f.n_sub / 2; j++)
-#pragma GCC unroll 6
+#pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++) {
-            vi pair = broadcast_bytes(row_sub_sums(&r->x, f, i) + 2 * j);
+            const int16_t *two = row_sub_sums(&r->x, f, i) + 2 * j;
 
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                ret[i][v] = vi_dot2(ret[i][v], numbers[j][v], pair);
+#ifdef PANEL_MEMORY_ROWS
+                ret[i][v] = vi_dot2_at(ret[i][v], numbers[j][v], two);
+#else
+                ret[i][v] = vi_dot2(ret[i][v], numbers[j][v], broadcast_bytes(two));
+#endif
         }
 }
 
-/* Sub-block s of every output, as int32. */
-static ALWAYS_INLINE vi panel_scale(const struct weight_panel *p, int s, int v) {
-    return vi_word(p->scale[s / 2][v], s % 2);
-}
-
 /*
- * Where the dot products of all sub-blocks fit in int16, those of two are multiplied by their
- * scales and added up by one instruction; as a rule they fit. What they can't exceed is known of
- * the activations.
+ * Whether the dot products of all sub-blocks fit in int16, so that one instruction multiplies them
+ * by their scales and adds them up; as a rule they do. What they can't exceed is known of the
+ * activations. (Runs of int16 always fit: they have no offset yet.)
  */
 static ALWAYS_INLINE bool dots_fit(struct lane_format f, const struct panel_rows *r, int n_rows) {
     int weight = f.largest - f.offset > f.offset ? f.largest - f.offset : f.offset;
     int limit = INT16_MAX / weight, margin = 0;
 
-    if (limit >= 127 * QUANT_SUPER / f.n_sub)
+    if (RUN_IS_INT16 || limit >= 127 * QUANT_SUPER / f.n_sub)
         return true;
     for (int i = 0; i < n_rows; i++) /* negative if one of them is */
         margin |=
@@ -264,71 +258,51 @@ static ALWAYS_INLINE bool dots_fit(struct lane_format f, const struct panel_rows
     return margin >= 0;
 }
 
-/* Before sub-block s, and before others that are computed beside it. */
-static ALWAYS_INLINE struct fetching begin_super_round(struct panel_rows *r, int s, bool fetches) {
-    return fetches && s % PANEL_SIDE == 0 ? begin_round(r->fetch) : (struct fetching){.n = 0};
-}
-
+/* The dot products of a super-block's sub-blocks, times their scales, are added to sum. */
 static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_format f,
-                                    struct panel_rows *r, int n_rows, bool fetches,
+                                    struct panel_rows *r, int n_rows, bool fetches, bool fit,
                                     vi sum[PANEL_ROWS][PANEL_VECS]) {
-    vi dot[1][PANEL_ROWS][PANEL_VECS];
+    const int n_steps = PANEL_STEPS / f.n_sub, n_run = run_steps(f, n_steps);
+    const bool has_offset = f.offset && !RUN_IS_INT16;
 
     for (int s = 0; s < f.n_sub; s++) {
-        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, begin_super_round(r, s, fetches),
-                  NULL, dot);
-#pragma GCC unroll 6
-        for (int i = 0; i < n_rows; i++)
+        struct fetching ahead = fetches ? begin_round(r->fetch) : (struct fetching){.n = 0};
+
+        fetch_surplus(ahead, (size_t)n_steps);
 #pragma GCC unroll 4
-            for (int v = 0; v < PANEL_VECS; v++)
-                sum[i][v] = vi_add(sum[i][v], vi_mul(dot[0][i][v], panel_scale(p, s, v)));
+        for (int begin = 0; begin < n_steps; begin += n_run) {
+            vi run[PANEL_ROWS][PANEL_VECS];
+
+#pragma GCC unroll 8
+            for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+                for (int v = 0; v < PANEL_VECS; v++)
+                    run[i][v] =
+                        has_offset ? vi_set1(-f.offset * row_sub_sums(&r->x, f, i)[s]) : vi_set1(0);
+            add_steps(p, f, s, n_steps, begin, n_run, r, n_rows, &ahead, run);
+#pragma GCC unroll 8
+            for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+                for (int v = 0; v < PANEL_VECS; v++)
+                    sum[i][v] =
+                        fit ? vi_settled(vi_dot2(sum[i][v], run[i][v], p->scale[s][v]))
+                            : vi_add(sum[i][v], vi_mul(run[i][v], vi_word(p->scale[s][v], 0)));
+        }
     }
 }
 
-/* The same where runs are of int16: one instruction multiplies them by their scales and widens
- * them. Offsets have no room in a run, and are summed by themselves. */
-static ALWAYS_INLINE void sum_super_runs(const struct weight_panel *p, struct lane_format f,
-                                         struct panel_rows *r, int n_rows, bool fetches,
-                                         vi sum[PANEL_ROWS][PANEL_VECS]) {
+/* Offsets have no room in runs of int16, and are taken off by themselves. */
+static ALWAYS_INLINE void take_offsets(const struct weight_panel *p, struct lane_format f,
+                                       const struct panel_rows *r, int n_rows,
+                                       vi sum[PANEL_ROWS][PANEL_VECS]) {
     vi offsets[PANEL_ROWS][PANEL_VECS];
 
-    for (int s = 0; s < f.n_sub; s++) {
-        vi scale[PANEL_VECS];
-
-#pragma GCC unroll 4
-        for (int v = 0; v < PANEL_VECS; v++)
-            scale[v] = vi_run_scale(p->scale[s / 2][v], s % 2);
-        dot_steps(p, f, s, 1, PANEL_STEPS / f.n_sub, r, n_rows, begin_super_round(r, s, fetches),
-                  scale, (vi(*)[PANEL_ROWS][PANEL_VECS])sum);
-    }
-    if (!f.offset)
-        return;
-    dot_sums(p->scale, f, r, n_rows, offsets);
-#pragma GCC unroll 6
+    dot_sums(p->min, f, r, n_rows, offsets);
+#pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_sub(sum[i][v], vi_mul(offsets[i][v], vi_set1(f.offset)));
-}
-
-/* The same where dots_fit(). */
-static ALWAYS_INLINE void sum_super_pairs(const struct weight_panel *p, struct lane_format f,
-                                          struct panel_rows *r, int n_rows, bool fetches,
-                                          vi sum[PANEL_ROWS][PANEL_VECS]) {
-    vi dot[2][PANEL_ROWS][PANEL_VECS];
-
-    for (int s = 0; s < f.n_sub; s += 2) {
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; i += PANEL_SIDE)
-            dot_steps(p, f, s + i, PANEL_SIDE, PANEL_STEPS / f.n_sub, r, n_rows,
-                      begin_super_round(r, s + i, fetches), NULL, dot + i);
-#pragma GCC unroll 6
-        for (int i = 0; i < n_rows; i++)
-#pragma GCC unroll 4
-            for (int v = 0; v < PANEL_VECS; v++)
-                sum[i][v] = vi_dot2(sum[i][v], vi_low_words(dot[0][i][v], dot[1][i][v]),
-                                    p->scale[s / 2][v]);
-    }
 }
 
 static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_format f,
@@ -336,24 +310,24 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_f
     vi sum[PANEL_ROWS][PANEL_VECS], mins[PANEL_ROWS][PANEL_VECS];
     vf wd[PANEL_VECS], wm[PANEL_VECS];
 
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_set1(0);
-    if (RUN_IS_INT16)
-        sum_super_runs(p, f, r, n_rows, fetches, sum);
-    else if (dots_fit(f, r, n_rows))
-        sum_super_pairs(p, f, r, n_rows, fetches, sum);
+    if (dots_fit(f, r, n_rows))
+        sum_super(p, f, r, n_rows, fetches, true, sum);
     else
-        sum_super(p, f, r, n_rows, fetches, sum);
+        sum_super(p, f, r, n_rows, fetches, false, sum);
+    if (f.offset && RUN_IS_INT16)
+        take_offsets(p, f, r, n_rows, sum);
     if (f.has_min)
         dot_sums(p->min, f, r, n_rows, mins);
     for (int v = 0; v < PANEL_VECS; v++) {
         wd[v] = vf_load(p->d[0] + v * VI_LANES);
         wm[v] = vf_load(p->m[0] + v * VI_LANES);
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++)
         panel_fold_super(f, row_super(&r->x, i)->d, sum[i], mins[i], wd, wm, r->y[i]);
 }
@@ -441,6 +415,10 @@ static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format 
 #if PANEL_ROWS > 5
     case 5:
         TILE(5);
+#endif
+#if PANEL_ROWS > 6
+    case 6:
+        TILE(6);
 #endif
     default:
         if (f.n_sub && r->fetch->n_left == 0) {

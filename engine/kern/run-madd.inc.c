@@ -36,3 +36,6 @@ static inline vi vi_run_scale(vi pair, int i) {
 static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
     return vi_dot2(sum, run, scale);
 }
+static inline vi vi_panel_scale(vi pair, int i) {
+    return vi_run_scale(pair, i);
+}

@@ -29,3 +29,7 @@ static inline vi vi_run_scale(vi pair, int i) {
 static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
     return vi_add(sum, vi_mul(run, scale));
 }
+/* The same as vi_dot2() wants it for runs that fit in int16: with 0 for their sign. */
+static inline vi vi_panel_scale(vi pair, int i) {
+    return i ? vi_srl(pair, 16) : vi_and(pair, vi_set1(0xFFFF));
+}

@@ -20,8 +20,10 @@
 
 struct weight_panel {
     vi w[PANEL_STEPS][PANEL_VECS];
-    /* Of super-blocks: pairs of int16 of two sub-blocks, the first n_sub / 2; and their mins. */
-    vi scale[8][PANEL_VECS];
+    /* Of super-blocks: the first n_sub scales as vi_panel_scale() has them; and what sub-blocks'
+     * sums are multiplied with, pairs of int16 of two sub-blocks: mins, or, where runs are of
+     * int16, the scales of a format with an offset. */
+    vi scale[16][PANEL_VECS];
     vi min[8][PANEL_VECS];
     /* Of each plain block, and its min; [0] of a super-block, and its dmin. */
     _Alignas(64) float d[8][PANEL_OUT];
@@ -63,8 +65,12 @@ static ALWAYS_INLINE void put_scales(struct unpacking *u, int j, vi pair) {
     else if (u->digits)
         digits_scales(u->digits, j, pair);
 #endif
-    else
-        u->panel->scale[j][u->v] = pair;
+    else {
+        u->panel->scale[2 * j][u->v] = vi_panel_scale(pair, 0);
+        u->panel->scale[2 * j + 1][u->v] = vi_panel_scale(pair, 1);
+        if (RUN_IS_INT16)
+            u->panel->min[j][u->v] = pair; /* before mins, where there are some */
+    }
 }
 static ALWAYS_INLINE void put_mins(struct unpacking *u, int j, vi pair) {
     if (u->products)

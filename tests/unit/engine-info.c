@@ -4,8 +4,9 @@
  */
 #include "base/macro.h"
 #include "engine/file/file.h"
+#include "engine/internal.h"
 #include "engine/kv.h"
-#include "engine/shape.h"
+#include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
 #include "tests/util/tiny-model.h"
@@ -216,11 +217,40 @@ static void test_steps_larger_than_the_machine(void) {
     options.pool = gk_pool_free(options.pool);
 }
 
+/* Slices of 512 of Grok-1's prompts: less than 300 MB besides the file and the KV cache. */
+static void test_a_step_of_grok_1(void) {
+    Shape s = models[0].shape;
+    uint32_t n_heads = s.n_heads * s.head_size, n_kv = s.n_kv_heads * s.head_size;
+    struct weight gate = {.n_out = s.n_ff, .k = s.n_embd, .type = KERN_Q4_K}, up = gate,
+                  down = {.n_out = s.n_embd, .k = s.n_ff, .type = KERN_Q4_K};
+    struct layer layer = {
+        .q = {.n_out = n_heads, .k = s.n_embd, .type = KERN_Q4_K},
+        .k = {.n_out = n_kv, .k = s.n_embd, .type = KERN_Q4_K},
+        .v = {.n_out = n_kv, .k = s.n_embd, .type = KERN_Q4_K},
+        .o = {.n_out = s.n_embd, .k = n_heads, .type = KERN_Q4_K},
+        .experts = {&gate, &up, &down},
+    };
+    Weights w = {.output = {.n_out = s.n_vocab, .k = s.n_embd, .type = KERN_Q4_K},
+                 .layers = &layer};
+    GkPool *pool = test_team(8, 1);
+    Scratch scratch;
+
+    s.n_layers = 1; /* layers take turns with the scratch */
+    s.n_rot = s.head_size;
+    assert(scratch_init(&scratch, &s, &w, 512, pool, NULL) == 0);
+    (void)printf("# %.1f MB for 512 rows and 8 threads\n", 1e-6 * (double)scratch.n_bytes);
+    assert(scratch.n_bytes > 512ull * 2 * s.n_ff); /* (slots, n_ff) bytes of the products alone */
+    assert(scratch.n_bytes < 300 * 1000 * 1000);
+    scratch_deinit(&scratch, gk_pool_n_threads(pool));
+    pool = gk_pool_free(pool);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(real_shapes),
         TEST(files),
         TEST(steps_larger_than_the_machine),
+        TEST(a_step_of_grok_1),
     };
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
 }
