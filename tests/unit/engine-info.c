@@ -233,7 +233,7 @@ static void test_a_step_of_grok_1(void) {
     Weights w = {.output = {.n_out = s.n_vocab, .k = s.n_embd, .type = KERN_Q4_K},
                  .layers = &layer};
     GkPool *pool = test_team(8, 1);
-    Scratch scratch;
+    Scratch scratch = {.rows = NULL};
 
     s.n_layers = 1; /* layers take turns with the scratch */
     s.n_rot = s.head_size;
