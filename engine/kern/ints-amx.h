@@ -12,7 +12,7 @@
 
 /* From so many rows on tiles are used, but for Q8_0 (IN_PLACE_ROWS_MIN): where a group of them
  * takes less time than the rows would without (measured). */
-#define AMX_ROWS_MIN 12
+#define AMX_ROWS_MIN 14
 
 #define VI_BYTES     64
 

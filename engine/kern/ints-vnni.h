@@ -9,10 +9,10 @@
 /* So many of these have their activations as operands in memory: an instruction less for each row,
  * but a load more. With more of them, products would need more than two loads a cycle. */
 #define PANEL_MEMORY_ROWS 5
-/* Up to so many rows, panels of nibbles: a third of the unpacking is saved, and tiles take nibbles
- * apart in pipes that products leave idle, where a CPU has such. (Measured. Where it has none, each
- * group of rows pays for that, and about three of them lose what unpacking gains.) */
-#define PANEL_NIBBLE_ROWS 16
+/* Up to so many rows, which is one group, panels of nibbles: a third of the unpacking is saved, and
+ * tiles take nibbles apart in pipes that products leave idle, where a CPU has such. (Measured.
+ * Where it has none, a group pays for that what unpacking gains.) */
+#define PANEL_NIBBLE_ROWS PANEL_ROWS
 
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {

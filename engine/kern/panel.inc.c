@@ -176,8 +176,12 @@ static ALWAYS_INLINE vf panel_fold_plain(const struct weight_panel *p, struct la
                   y);
 }
 
+static ALWAYS_INLINE struct fetching begin_tile_round(struct panel_rows *r, bool fetches) {
+    return fetches ? begin_round(r->fetch) : (struct fetching){.n = 0};
+}
+
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_format f,
-                                     struct panel_rows *r, int n_rows, int n_blocks) {
+                                     struct panel_rows *r, int n_rows, int n_blocks, bool fetches) {
     vf y[PANEL_ROWS][PANEL_VECS];
     vi dot[PANEL_ROWS][PANEL_VECS];
 
@@ -187,7 +191,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        dot_block(p, f, b, r, n_rows, begin_round(r->fetch), dot);
+        dot_block(p, f, b, r, n_rows, begin_tile_round(r, fetches), dot);
 #pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -266,7 +270,7 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
     const bool has_offset = f.offset && !RUN_IS_INT16;
 
     for (int s = 0; s < f.n_sub; s++) {
-        struct fetching ahead = fetches ? begin_round(r->fetch) : (struct fetching){.n = 0};
+        struct fetching ahead = begin_tile_round(r, fetches);
 
         fetch_surplus(ahead, (size_t)n_steps);
 #pragma GCC unroll 4
@@ -391,43 +395,46 @@ static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
     return (n_left + n_groups - 1) / n_groups;
 }
 
-/* All rows of a group, their number made a constant; and for most groups of many rows, that nothing
- * is left to fetch. */
+/* All rows of a group, their number made a constant; and for the groups that many rows are divided
+ * into, that nothing is left to fetch. */
 static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format f,
                                struct panel_rows *r, uint32_t n_rows, int n_blocks) {
+#define TILE(n, fetches)                                                                           \
+    do {                                                                                           \
+        if (f.n_sub)                                                                               \
+            tile_super(p, f, r, n, fetches);                                                       \
+        else                                                                                       \
+            tile_plain(p, f, r, n, n_blocks, fetches);                                             \
+        return;                                                                                    \
+    } while (0)
+
+    if (r->fetch->n_left == 0 && n_rows == PANEL_ROWS)
+        TILE(PANEL_ROWS, false);
+    if (r->fetch->n_left == 0 && n_rows == PANEL_ROWS - 1)
+        TILE(PANEL_ROWS - 1, false);
     switch (n_rows) {
-#define TILE(n)                                                                                    \
-    if (f.n_sub)                                                                                   \
-        tile_super(p, f, r, n, true);                                                              \
-    else                                                                                           \
-        tile_plain(p, f, r, n, n_blocks);                                                          \
-    break
     case 1:
-        TILE(1);
+        TILE(1, true);
     case 2:
-        TILE(2);
+        TILE(2, true);
     case 3:
-        TILE(3);
+        TILE(3, true);
 #if PANEL_ROWS > 4
     case 4:
-        TILE(4);
+        TILE(4, true);
 #endif
 #if PANEL_ROWS > 5
     case 5:
-        TILE(5);
+        TILE(5, true);
 #endif
 #if PANEL_ROWS > 6
     case 6:
-        TILE(6);
+        TILE(6, true);
 #endif
     default:
-        if (f.n_sub && r->fetch->n_left == 0) {
-            tile_super(p, f, r, PANEL_ROWS, false);
-            break;
-        }
-        TILE(PANEL_ROWS);
-#undef TILE
+        TILE(PANEL_ROWS, true);
     }
+#undef TILE
 }
 
 /* A panel's share of the sums of all rows; r is where it is in rows. In each block of k, all panels
