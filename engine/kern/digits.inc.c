@@ -45,7 +45,7 @@ static ALWAYS_INLINE void put_digits(struct digits *d, int step, vi q) {
         *low = vi_sub_8(q, vi_set1(0x01010101 * d->f.offset));
         return;
     }
-    scale = d->scale[step / (QUANT_SUPER / 4 / d->f.n_sub)];
+    scale = d->scale[step / block_steps(d->f)];
     if (has_digits_of_scale(d->f)) {
         *low = vi_mul_16(q, vi_and(scale, vi_set1(0x00070007)));
         *high = vi_mul_16(q, vi_srl_16(scale, 3));

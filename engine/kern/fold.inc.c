@@ -104,13 +104,6 @@ static ALWAYS_INLINE const int16_t *row_sub_sums(const struct act_rows *r, struc
     return row_super(r, i)->sums + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0);
 }
 
-static inline vi broadcast_bytes(const void *p) {
-    int32_t four;
-
-    (void)memcpy(&four, p, sizeof(four));
-    return vi_set1(four);
-}
-
 /* ---- the fold ---- */
 
 /* A plain block, without the activations' scale: wd·dot + wm·sum */
@@ -127,8 +120,12 @@ static ALWAYS_INLINE vf super_value(struct lane_format f, vf wd, vi sum, vf wm, 
     return f.has_min ? vf_fnma(wm, vf_from(mins), value) : value;
 }
 
-/* Steps of four k that are summed before their sum is taken up, of the n_steps of a block or
- * sub-block, which are 4 or 8: 2, 4 or all of them. */
-static ALWAYS_INLINE int run_steps(struct lane_format f, int n_steps) {
-    return vi_run_steps(f.largest) < n_steps ? vi_run_steps(f.largest) : n_steps;
+/* Steps of four k of a plain block, or of a sub-block: 8 or 4. */
+static ALWAYS_INLINE int block_steps(struct lane_format f) {
+    return (f.n_sub ? QUANT_SUPER / f.n_sub : QUANT_BLOCK) / 4;
+}
+
+/* Those of them that are summed before their sum is taken up: 2, 4 or all. */
+static ALWAYS_INLINE int run_steps(struct lane_format f) {
+    return vi_run_steps(f.largest) < block_steps(f) ? vi_run_steps(f.largest) : block_steps(f);
 }

@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 #define VI_LANES 16
 
@@ -13,6 +14,13 @@ typedef __m512 vf;
 
 static inline vi vi_set1(int32_t a) {
     return _mm512_set1_epi32(a);
+}
+/* The four bytes at p, for every lane. */
+static inline vi vi_set1_at(const void *p) {
+    int32_t four;
+
+    (void)memcpy(&four, p, sizeof(four));
+    return vi_set1(four);
 }
 static inline vi vi_add(vi a, vi b) {
     return _mm512_add_epi32(a, b);

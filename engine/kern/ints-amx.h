@@ -51,13 +51,6 @@ static ALWAYS_INLINE vf vf_spread(vf a, int first, int n) {
 static inline vf vf_of_bits(vi a) {
     return _mm512_castsi512_ps(a);
 }
-/* vi_dot2() with two numbers in memory for all lanes. GCC 12 reads those into a general register
- * and broadcasts them from there, where the instruction does that itself. */
-static inline vi vi_dot2_all(vi acc, vi a, const void *two) {
-    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(a), "m"(*(const int32_t *)two));
-    return acc;
-}
-
 /* The tiles, by number. Sums of the panel's first and second outputs: */
 #define T_SUM_0  0
 #define T_SUM_1  1

@@ -3,12 +3,9 @@
 
 #include "engine/kern/ints-512.h"
 
-/* 14 accumulators of int32 and 14 of scaled ones, of 32 registers. */
+/* 14 accumulators of runs and 14 of these times their scales, of 32 registers. */
 #define PANEL_ROWS 7
 #define PANEL_VECS 2
-/* So many of these have their activations as operands in memory: an instruction less for each row,
- * but a load more. With more of them, products would need more than two loads a cycle. */
-#define PANEL_MEMORY_ROWS 5
 /* Up to so many rows, which is one group, panels of nibbles: a third of the unpacking is saved, and
  * tiles take nibbles apart in pipes that products leave idle, where a CPU has such. (Measured.
  * Where it has none, a group pays for that what unpacking gains.) */
@@ -18,8 +15,8 @@
 static inline vi vi_dot4(vi acc, vi u, vi s) {
     return _mm512_dpbusd_epi32(acc, u, s);
 }
-/* The same where the four signed bytes at s are those of every lane. (GCC 12 has no such operand
- * for the intrinsic.) */
+/* The same with the four bytes at s for every lane, as an operand in memory: GCC 12 has none such,
+ * but reads them by an instruction of its own. */
 static inline vi vi_dot4_at(vi acc, vi u, const int8_t *s) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0"
             : "+v"(acc)

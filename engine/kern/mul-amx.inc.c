@@ -211,8 +211,8 @@ static ALWAYS_INLINE void amx_fold_super(const struct amx_work *t, struct lane_f
 #pragma GCC unroll 2
                 for (int v = 0; v < PANEL_VECS; v++)
                     mins[i][v] =
-                        vi_dot2_all(mins[i][v], p->min[j][v],
-                                    x[i]->sums + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0) + 2 * j);
+                        vi_dot2_at(mins[i][v], p->min[j][v],
+                                   x[i]->sums + (f.n_sub == 8 ? KERN_SUPER_SUMS_32 : 0) + 2 * j);
 #pragma GCC unroll 2
     for (int v = 0; v < PANEL_VECS; v++) {
         wd[v] = vf_load(p->d[0] + v * VI_LANES);

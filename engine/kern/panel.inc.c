@@ -4,9 +4,9 @@
  * A panel is 256 values of k for 2·VI_LANES outputs, unpacked once into bytes (nibbles, where that
  * is faster for few rows) and used for all rows: four values of k by VI_LANES outputs a vector, so
  * that each lane is one output, nothing is summed across lanes, and the activation's four bytes are
- * broadcast once for both vectors. PANEL_ROWS rows are computed together in registers. A panel (8
- * KiB), its rows' activations and sums stay in the first two caches: so k goes by blocks, and these
- * by outputs. (With tiles Q8_0 is not unpacked: mul-amx-in-place.inc.c.)
+ * the same in all. PANEL_ROWS rows are computed together in registers. A panel (13 KiB), its rows'
+ * activations and sums stay in the first two caches: so k goes by blocks, and these by outputs.
+ * (With tiles Q8_0 is not unpacked: mul-amx-in-place.inc.c.)
  *
  * Outputs are folded as the definition (mul.inc.c) folds them: integers within a block, then its
  * value into the float of the output, in ascending order of k. Offsets of the unsigned
@@ -52,7 +52,7 @@ static ALWAYS_INLINE size_t unpack_rounds(struct lane_format f) {
     return f.in_place ? 0 : f.n_sub ? 1 : PANEL_K / QUANT_BLOCK;
 }
 static ALWAYS_INLINE size_t group_rounds(struct lane_format f) {
-    return f.n_sub      ? (size_t)f.n_sub
+    return f.n_sub      ? (size_t)f.n_sub / 2
            : f.in_place ? PANEL_VECS * (PANEL_K / QUANT_BLOCK)
                         : PANEL_K / QUANT_BLOCK;
 }
@@ -93,64 +93,68 @@ static ALWAYS_INLINE void fetch_surplus(struct fetching f, size_t n_places) {
 /* Step t of block or sub-block s. In a panel of nibbles, bytes are as the k-formats have them: low
  * nibbles are weights of one sub-block, high ones those of the next. */
 static ALWAYS_INLINE vi panel_weights(const struct weight_panel *p, struct lane_format f, int s,
-                                      int n_steps, int t, int v) {
+                                      int t, int v) {
     vi pair;
 
     if (!f.nibbles)
-        return p->w[s * n_steps + t][v];
-    pair = p->w[s / 2 * n_steps + t][v];
+        return p->w[s * block_steps(f) + t][v];
+    pair = p->w[s / 2 * block_steps(f) + t][v];
     return s % 2 ? high_nibbles(pair) : low_nibbles(pair);
 }
 
-/* To each run the dot products of steps [begin, begin + n_run), of the n_steps of block or
- * sub-block s, are added. Most of the time goes here, and it is instructions that take it: so a
- * load that can be a product's operand is one. */
-static ALWAYS_INLINE void add_steps(const struct weight_panel *p, struct lane_format f, int s,
-                                    int n_steps, int begin, int n_run, const struct panel_rows *r,
-                                    int n_rows, struct fetching *ahead,
-                                    vi run[PANEL_ROWS][PANEL_VECS]) {
+/*
+ * Adds a run of steps, from step `begin` of block or sub-block s on, to that of each row. Most of
+ * the time goes here, into instructions and loads: activations that are operands in memory are an
+ * instruction less for each row, but a load more. A CPU makes as many loads as products, so those
+ * of two rows are not, but where rows are few and products wait for each other.
+ */
+static ALWAYS_INLINE void add_run(const struct weight_panel *p, struct lane_format f, int s,
+                                  int begin, const struct panel_rows *r, int n_rows,
+                                  struct fetching *ahead, vi run[PANEL_ROWS][PANEL_VECS]) {
+    const int n_at = n_rows < 5 ? n_rows : n_rows - 2;
+
 #pragma GCC unroll 8
-    for (int t = begin; t < begin + n_run; t++) {
+    for (int t = begin; t < begin + run_steps(f); t++) {
         vi w[PANEL_VECS];
 
         fetch_next(ahead);
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++) /* GCC reads it for each row otherwise */
-            w[v] = vi_settled(panel_weights(p, f, s, n_steps, t, v));
+            w[v] = vi_settled(panel_weights(p, f, s, t, v));
 #pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++) {
-            const int8_t *four = row_values(&r->x, i) + 4 * (s * n_steps + t);
+            const int8_t *four = row_values(&r->x, i) + 4 * (s * block_steps(f) + t);
 
-#ifdef PANEL_MEMORY_ROWS
-            if (i < PANEL_MEMORY_ROWS) {
-#pragma GCC unroll 4
-                for (int v = 0; v < PANEL_VECS; v++)
-                    run[i][v] = vi_dot4_at(run[i][v], w[v], four);
-                continue;
-            }
-#endif
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-                run[i][v] = vi_run_step(run[i][v], w[v], broadcast_bytes(four), f.largest);
+                run[i][v] = i < n_at ? vi_run_step_at(run[i][v], w[v], four, f.largest)
+                                     : vi_run_step(run[i][v], w[v], vi_set1_at(four), f.largest);
         }
     }
 }
 
-/* The dot products of a plain block, begun with what its offset takes off. Runs are of 2, 4 or 8
- * steps, as sub-blocks are of 4 or 8, or longer than those. */
+/* The lines to fetch with a block or two sub-blocks. */
+static ALWAYS_INLINE struct fetching begin_tile_round(struct panel_rows *r, struct lane_format f,
+                                                      int s, bool fetches) {
+    struct fetching ahead = {.n = 0};
+
+    if (fetches && (!f.n_sub || s % 2 == 0))
+        ahead = begin_round(r->fetch);
+    fetch_surplus(ahead, (size_t)block_steps(f));
+    return ahead;
+}
+
+/* The dot products of a plain block. */
 static ALWAYS_INLINE void dot_block(const struct weight_panel *p, struct lane_format f, int b,
                                     const struct panel_rows *r, int n_rows, struct fetching ahead,
                                     vi dot[PANEL_ROWS][PANEL_VECS]) {
-    const int n_steps = QUANT_BLOCK / 4, n_run = run_steps(f, n_steps);
-
-    fetch_surplus(ahead, (size_t)n_steps);
 #pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             dot[i][v] = f.offset ? vi_set1(-f.offset * row_sums(&r->x, i)[b]) : vi_set1(0);
 #pragma GCC unroll 4
-    for (int begin = 0; begin < n_steps; begin += n_run) {
+    for (int begin = 0; begin < block_steps(f); begin += run_steps(f)) {
         vi run[PANEL_ROWS][PANEL_VECS];
 
 #pragma GCC unroll 8
@@ -158,7 +162,7 @@ static ALWAYS_INLINE void dot_block(const struct weight_panel *p, struct lane_fo
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
                 run[i][v] = vi_run_begin(dot[i][v], f.largest);
-        add_steps(p, f, b, n_steps, begin, n_run, r, n_rows, &ahead, run);
+        add_run(p, f, b, begin, r, n_rows, &ahead, run);
 #pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -176,10 +180,6 @@ static ALWAYS_INLINE vf panel_fold_plain(const struct weight_panel *p, struct la
                   y);
 }
 
-static ALWAYS_INLINE struct fetching begin_tile_round(struct panel_rows *r, bool fetches) {
-    return fetches ? begin_round(r->fetch) : (struct fetching){.n = 0};
-}
-
 static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_format f,
                                      struct panel_rows *r, int n_rows, int n_blocks, bool fetches) {
     vf y[PANEL_ROWS][PANEL_VECS];
@@ -191,7 +191,7 @@ static ALWAYS_INLINE void tile_plain(const struct weight_panel *p, struct lane_f
             y[i][v] = vf_load(r->y[i] + v * VI_LANES);
     }
     for (int b = 0; b < n_blocks; b++) {
-        dot_block(p, f, b, r, n_rows, begin_tile_round(r, fetches), dot);
+        dot_block(p, f, b, r, n_rows, begin_tile_round(r, f, b, fetches), dot);
 #pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -219,8 +219,8 @@ static ALWAYS_INLINE void panel_fold_super(struct lane_format f, float d, const 
     }
 }
 
-/* Σ number·sum of a super-block's sub-blocks for each row, where numbers lie as mins and scales do:
- * side by side, as one row alone would wait for itself. */
+/* Σ number·sum of a super-block's sub-blocks for each row, where numbers lie as mins do: side by
+ * side, as one row alone would wait for itself. */
 static ALWAYS_INLINE void dot_sums(const vi numbers[][PANEL_VECS], struct lane_format f,
                                    const struct panel_rows *r, int n_rows,
                                    vi ret[PANEL_ROWS][PANEL_VECS]) {
@@ -236,11 +236,7 @@ static ALWAYS_INLINE void dot_sums(const vi numbers[][PANEL_VECS], struct lane_f
 
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
-#ifdef PANEL_MEMORY_ROWS
                 ret[i][v] = vi_dot2_at(ret[i][v], numbers[j][v], two);
-#else
-                ret[i][v] = vi_dot2(ret[i][v], numbers[j][v], broadcast_bytes(two));
-#endif
         }
 }
 
@@ -262,19 +258,17 @@ static ALWAYS_INLINE bool dots_fit(struct lane_format f, const struct panel_rows
     return margin >= 0;
 }
 
-/* The dot products of a super-block's sub-blocks, times their scales, are added to sum. */
+/* Adds the dot products of a super-block's sub-blocks, times their scales, to sum; see dots_fit().
+ * Where runs are of int16, an offset has no room in them: take_offsets() follows. */
 static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_format f,
                                     struct panel_rows *r, int n_rows, bool fetches, bool fit,
                                     vi sum[PANEL_ROWS][PANEL_VECS]) {
-    const int n_steps = PANEL_STEPS / f.n_sub, n_run = run_steps(f, n_steps);
-    const bool has_offset = f.offset && !RUN_IS_INT16;
-
     for (int s = 0; s < f.n_sub; s++) {
-        struct fetching ahead = begin_tile_round(r, fetches);
+        struct fetching ahead = begin_tile_round(r, f, s, fetches);
 
-        fetch_surplus(ahead, (size_t)n_steps);
 #pragma GCC unroll 4
-        for (int begin = 0; begin < n_steps; begin += n_run) {
+        for (int begin = 0; begin < block_steps(f); begin += run_steps(f)) {
+            const bool has_offset = f.offset && begin == 0 && !RUN_IS_INT16;
             vi run[PANEL_ROWS][PANEL_VECS];
 
 #pragma GCC unroll 8
@@ -283,7 +277,7 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
                 for (int v = 0; v < PANEL_VECS; v++)
                     run[i][v] =
                         has_offset ? vi_set1(-f.offset * row_sub_sums(&r->x, f, i)[s]) : vi_set1(0);
-            add_steps(p, f, s, n_steps, begin, n_run, r, n_rows, &ahead, run);
+            add_run(p, f, s, begin, r, n_rows, &ahead, run);
 #pragma GCC unroll 8
             for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -295,13 +289,17 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
     }
 }
 
-/* Offsets have no room in runs of int16, and are taken off by themselves. */
 static ALWAYS_INLINE void take_offsets(const struct weight_panel *p, struct lane_format f,
                                        const struct panel_rows *r, int n_rows,
                                        vi sum[PANEL_ROWS][PANEL_VECS]) {
-    vi offsets[PANEL_ROWS][PANEL_VECS];
+    vi pairs[8][PANEL_VECS], offsets[PANEL_ROWS][PANEL_VECS];
 
-    dot_sums(p->min, f, r, n_rows, offsets);
+#pragma GCC unroll 8
+    for (int j = 0; j < f.n_sub / 2; j++)
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++)
+            pairs[j][v] = vi_low_words(p->scale[2 * j][v], p->scale[2 * j + 1][v]);
+    dot_sums(pairs, f, r, n_rows, offsets);
 #pragma GCC unroll 8
     for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -395,46 +393,53 @@ static inline uint32_t next_group(uint32_t n_left, uint32_t n_max) {
     return (n_left + n_groups - 1) / n_groups;
 }
 
+static ALWAYS_INLINE void tile_rows(const struct weight_panel *p, struct lane_format f,
+                                    struct panel_rows *r, int n_rows, int n_blocks, bool fetches) {
+    if (f.n_sub)
+        tile_super(p, f, r, n_rows, fetches);
+    else
+        tile_plain(p, f, r, n_rows, n_blocks, fetches);
+}
+
 /* All rows of a group, their number made a constant; and for the groups that many rows are divided
  * into, that nothing is left to fetch. */
 static ALWAYS_INLINE void tile(const struct weight_panel *p, struct lane_format f,
                                struct panel_rows *r, uint32_t n_rows, int n_blocks) {
-#define TILE(n, fetches)                                                                           \
-    do {                                                                                           \
-        if (f.n_sub)                                                                               \
-            tile_super(p, f, r, n, fetches);                                                       \
-        else                                                                                       \
-            tile_plain(p, f, r, n, n_blocks, fetches);                                             \
-        return;                                                                                    \
-    } while (0)
-
-    if (r->fetch->n_left == 0 && n_rows == PANEL_ROWS)
-        TILE(PANEL_ROWS, false);
-    if (r->fetch->n_left == 0 && n_rows == PANEL_ROWS - 1)
-        TILE(PANEL_ROWS - 1, false);
+    if (r->fetch->n_left == 0 && n_rows >= PANEL_ROWS - 1) {
+        if (n_rows == PANEL_ROWS)
+            tile_rows(p, f, r, PANEL_ROWS, n_blocks, false);
+        else
+            tile_rows(p, f, r, PANEL_ROWS - 1, n_blocks, false);
+        return;
+    }
     switch (n_rows) {
     case 1:
-        TILE(1, true);
+        tile_rows(p, f, r, 1, n_blocks, true);
+        break;
     case 2:
-        TILE(2, true);
+        tile_rows(p, f, r, 2, n_blocks, true);
+        break;
     case 3:
-        TILE(3, true);
+        tile_rows(p, f, r, 3, n_blocks, true);
+        break;
 #if PANEL_ROWS > 4
     case 4:
-        TILE(4, true);
+        tile_rows(p, f, r, 4, n_blocks, true);
+        break;
 #endif
 #if PANEL_ROWS > 5
     case 5:
-        TILE(5, true);
+        tile_rows(p, f, r, 5, n_blocks, true);
+        break;
 #endif
 #if PANEL_ROWS > 6
     case 6:
-        TILE(6, true);
+        tile_rows(p, f, r, 6, n_blocks, true);
+        break;
 #endif
     default:
-        TILE(PANEL_ROWS, true);
+        tile_rows(p, f, r, PANEL_ROWS, n_blocks, true);
     }
-#undef TILE
 }
 
 /* A panel's share of the sums of all rows; r is where it is in rows. In each block of k, all panels

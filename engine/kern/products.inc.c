@@ -60,9 +60,7 @@ static ALWAYS_INLINE void products_mins(struct products *p, int j, vi pair) {
 
 /* Four values of k from 4·step on. */
 static ALWAYS_INLINE void products_add(struct products *p, int step, vi w) {
-    int n_steps = p->f.n_sub ? QUANT_SUPER / 4 / p->f.n_sub : QUANT_BLOCK / 4;
-    int n_run = run_steps(p->f, n_steps);
-    int at = step / n_run, i_sub = step / n_steps;
+    int n_run = run_steps(p->f), at = step / n_run, i_sub = step / block_steps(p->f);
     vi scale = vi_set1(0);
 
     if (p->f.n_sub && step % n_run == n_run - 1)

@@ -13,6 +13,10 @@ static inline vi vi_dot2(vi acc, vi a, vi b) {
     return vi_add(acc, vi_pairs_16(a, b));
 }
 
+static inline vi vi_dot2_at(vi acc, vi a, const int16_t *b) {
+    return vi_dot2(acc, a, vi_set1_at(b));
+}
+
 static inline int vi_run_steps(int largest) {
     return largest > 127 ? 64 : INT16_MAX / (2 * 127 * largest);
 }
@@ -23,6 +27,9 @@ static inline vi vi_run_step(vi run, vi u, vi s, int largest) {
     if (largest <= 127)
         return vi_settled(vi_add_16(run, vi_pairs(u, s)));
     return vi_settled(vi_dot2(run, vi_pairs(vi_abs_8(u), vi_sign_8(s, u)), vi_set1(0x00010001)));
+}
+static inline vi vi_run_step_at(vi run, vi u, const int8_t *s, int largest) {
+    return vi_run_step(run, u, vi_set1_at(s), largest);
 }
 static inline vi vi_run_end(vi sum, vi run, int largest) {
     return largest > 127 ? run : vi_dot2(sum, run, vi_set1(0x00010001));
@@ -36,6 +43,7 @@ static inline vi vi_run_scale(vi pair, int i) {
 static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
     return vi_dot2(sum, run, scale);
 }
+/* The same for panels. */
 static inline vi vi_panel_scale(vi pair, int i) {
     return vi_run_scale(pair, i);
 }

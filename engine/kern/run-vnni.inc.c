@@ -16,6 +16,11 @@ static inline vi vi_run_step(vi run, vi u, vi s, int largest) {
     (void)largest;
     return vi_dot4(run, u, s);
 }
+/* The same with the four bytes at s for every lane. */
+static inline vi vi_run_step_at(vi run, vi u, const int8_t *s, int largest) {
+    (void)largest;
+    return vi_dot4_at(run, u, s);
+}
 static inline vi vi_run_end(vi sum, vi run, int largest) {
     (void)sum;
     (void)largest;
@@ -29,7 +34,7 @@ static inline vi vi_run_scale(vi pair, int i) {
 static inline vi vi_run_scaled(vi sum, vi run, vi scale) {
     return vi_add(sum, vi_mul(run, scale));
 }
-/* The same as vi_dot2() wants it for runs that fit in int16: with 0 for their sign. */
+/* The same for panels: with 0 above it, so that vi_dot2() multiplies the low halves of runs. */
 static inline vi vi_panel_scale(vi pair, int i) {
     return i ? vi_srl(pair, 16) : vi_and(pair, vi_set1(0xFFFF));
 }

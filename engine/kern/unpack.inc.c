@@ -20,9 +20,8 @@
 
 struct weight_panel {
     vi w[PANEL_STEPS][PANEL_VECS];
-    /* Of super-blocks: the first n_sub scales as vi_panel_scale() has them; and what sub-blocks'
-     * sums are multiplied with, pairs of int16 of two sub-blocks: mins, or, where runs are of
-     * int16, the scales of a format with an offset. */
+    /* Of super-blocks: the first n_sub scales, as vi_panel_scale() makes them; and mins, pairs of
+     * int16 of two sub-blocks. */
     vi scale[16][PANEL_VECS];
     vi min[8][PANEL_VECS];
     /* Of each plain block, and its min; [0] of a super-block, and its dmin. */
@@ -68,8 +67,6 @@ static ALWAYS_INLINE void put_scales(struct unpacking *u, int j, vi pair) {
     else {
         u->panel->scale[2 * j][u->v] = vi_panel_scale(pair, 0);
         u->panel->scale[2 * j + 1][u->v] = vi_panel_scale(pair, 1);
-        if (RUN_IS_INT16)
-            u->panel->min[j][u->v] = pair; /* before mins, where there are some */
     }
 }
 static ALWAYS_INLINE void put_mins(struct unpacking *u, int j, vi pair) {

@@ -185,13 +185,18 @@ static void fill_sums(float *x, size_t n, size_t n_sub, int sum) {
     }
 }
 
-/* See KIND_AT_LIMIT: the sum whose product with the weights that fill_blocks() makes is the limit.
- */
-static void fill_limits(float *x, size_t n, enum kern_type type, enum kind kind) {
+/* See KIND_AT_LIMIT: the sum whose product with the weights that fill_blocks() makes is the limit;
+ * past it are the last row and each third one before it. */
+static void fill_limits(float *x, uint32_t k, uint32_t n_rows, enum kern_type type,
+                        enum kind kind) {
     int weight = type == KERN_Q6_K ? 32 : type == KERN_Q5_K ? 31 : 15;
 
-    fill_sums(x, n, type == KERN_Q6_K ? 16 : 32,
-              INT16_MAX / weight + (kind == KIND_PAST_LIMIT ? 1 : 0));
+    for (uint32_t i = 0; i < n_rows; i++) {
+        bool is_past = kind == KIND_PAST_LIMIT && (n_rows - 1 - i) % 3 == 0;
+
+        fill_sums(x + (size_t)i * k, k, type == KERN_Q6_K ? 16 : 32,
+                  INT16_MAX / weight + (is_past ? 1 : 0));
+    }
 }
 
 /* The same bits, or both NaN: which NaN comes out of two is not promised. */
@@ -282,7 +287,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
         scratch = guard(KERN_SCRATCH_BYTES, false);
     fill_blocks(type, w.bytes, row_bytes * n_out, kind);
     if (kind >= KIND_AT_LIMIT)
-        fill_limits(x, (size_t)n_rows * k, type, kind);
+        fill_limits(x, k, n_rows, type, kind);
     else
         fill_floats(x, (size_t)n_rows * k, kind);
     acts[0] = make_acts(generic, info->act, k, n_rows, x, at_first, &acts_memory[0]);
@@ -306,7 +311,7 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
                                            .n_rows = n_rows,
                                            .y = y[t],
                                            .y_stride = Y_STRIDE,
-                                           .next = n_out % 2 ? w.bytes : NULL,
+                                           .next = (n_out + (unsigned)kind) % 2 ? w.bytes : NULL,
                                            .scratch = scratch.bytes});
     }
     if (!same_floats(y[0], y[1], n_y)) {
@@ -377,7 +382,7 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
     static const uint32_t outs[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 70};
     static const uint32_t rows[] = {1,  2,  3,  4,  5,  6,  7,  8,  11, 12,
                                     13, 14, 15, 16, 17, 24, 32, 33, 45};
-    static const uint32_t kind_rows[] = {1, 2, 3, 4, 5, 7, 9, 12, 15, 16, 19};
+    static const uint32_t kind_rows[] = {1, 2, 3, 4, 5, 7, 9, 12, 15, 16, 19, 21};
 
     for (size_t i = 0; i < ARRAY_SIZE(outs); i++)
         for (size_t j = 0; j < ARRAY_SIZE(rows); j++) {

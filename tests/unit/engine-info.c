@@ -1,6 +1,6 @@
 /*
  * engine: the table of a model (parameters, active ones, bytes) computed from its shapes, against
- * published figures and against the tensors that files hold.
+ * published figures and against the tensors that files hold; and the memory of its steps.
  */
 #include "base/macro.h"
 #include "engine/file/file.h"
@@ -239,7 +239,7 @@ static void test_a_step_of_grok_1(void) {
     s.n_rot = s.head_size;
     assert(scratch_init(&scratch, &s, &w, 512, pool, NULL) == 0);
     (void)printf("# %.1f MB for 512 rows and 8 threads\n", 1e-6 * (double)scratch.n_bytes);
-    assert(scratch.n_bytes > 512ull * 2 * s.n_ff); /* (slots, n_ff) bytes of the products alone */
+    assert(scratch.n_bytes > 512ull * 2 * s.n_ff); /* (slots, n_ff) bytes that down reads */
     assert(scratch.n_bytes < 300 * 1000 * 1000);
     scratch_deinit(&scratch, gk_pool_n_threads(pool));
     pool = gk_pool_free(pool);
