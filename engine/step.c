@@ -3,11 +3,13 @@
  *
  * A row is one token of one sequence at one position; a step's rows are the decode rows of many
  * sequences and slices of prompts, in any mix. Every member of the pool runs step_forward() from
- * beginning to end, and they meet at barriers. Two ways of sharing the work:
+ * beginning to end, and they meet at barriers. Two ways of sharing the work, in turn:
  *
- *   each_row   a member computes a fixed share of the rows: norms, routing, residuals. What a row
- * needs of itself needs no barrier as long as the share stays the same. each_task  members draw
- * tasks (a block of output features for all rows) from a list: the products.
+ *   each_task   members draw tasks (a block of output features for all rows) from a list: the
+ *               products, attention.
+ *   then_rows   a member computes a fixed share of the rows: norms, routing, residuals. A row by
+ *               itself is done by whoever comes last from the list, so that decoding meets once
+ *               after each list: five times a layer, of which two for its experts.
  *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
  * number of threads nor on who was quicker. Nothing here logs, and nothing allocates or locks
@@ -52,8 +54,8 @@ static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *r
 
 typedef void task_fn(struct member *m, const void *what, size_t i);
 
-/* Draws tasks until none is left, then waits for all: after it, every result can be read. The next
- * one is drawn before one begins, but for the last ones, which are for whoever is free. */
+/* Draws tasks until none is left; others may still be at theirs: a barrier follows, or then_rows().
+ * The next one is drawn before one begins, but for the last ones, which are for whoever is free. */
 static void each_task(struct member *m, const struct task_list *list, task_fn *task,
                       const void *what) {
     struct task_draw *draw = &m->f->draws[m->i_draw];
@@ -73,7 +75,47 @@ static void each_task(struct member *m, const struct task_list *list, task_fn *t
         tasks_reset(&m->f->draws[m->i_draw], m->n_nodes);
         atomic_fetch_add_explicit(&m->f->engine->heartbeat, 1, memory_order_relaxed);
     }
+}
+
+/* What the team does with the rows between two lists. */
+typedef void rows_fn(const struct member *m, const void *what);
+
+struct rows_call {
+    const struct member *m;
+    rows_fn *each, *once;
+    const void *what;
+};
+
+/* As if there were no other members. */
+static void call_alone(void *rows_call) {
+    const struct rows_call *c = rows_call;
+    struct member alone = *c->m;
+
+    alone.i = 0;
+    alone.n = 1;
+    if (c->each)
+        c->each(&alone, c->what);
+    if (c->once)
+        c->once(&alone, c->what);
+}
+
+/*
+ * After a list: `each` by each member for its share of the rows, then `once`, if any, by one.
+ * Before and after it all have met. One row gives work to one member only, so the last one who
+ * comes does that while the others wait: they meet once, not twice. Observers are shown values in
+ * between, for which all have to be there.
+ */
+static void then_rows(const struct member *m, rows_fn *each, rows_fn *once, const void *what) {
+    struct rows_call call = {m, each, once, what};
+
+    if (m->f->n_rows == 1 && !m->e->observer.on_row) {
+        pool_barrier_once(m->e->pool, call_alone, &call);
+        return;
+    }
     barrier(m);
+    each(m, what);
+    call.each = NULL;
+    pool_barrier_once(m->e->pool, call_alone, &call);
 }
 
 static void observe(const struct member *m, size_t i_row, const char *name, int i_layer,
@@ -216,21 +258,24 @@ static void qkv_task(struct member *m, const void *layer, size_t i) {
     mul_block_fine(m, w, i, bias, y, block_data(w_next, i_next));
 }
 
+static uint32_t layer_number(const struct member *m, const struct layer *l) {
+    return (uint32_t)(l - m->e->weights.layers);
+}
+
 static void attend_task(struct member *m, const void *layer, size_t i) {
     const struct layer *l = layer;
     uint32_t n = m->shape->n_kv_heads;
 
     /* The last rows see most positions and go first, so that the team ends together. */
-    attn_attend(m->e, (uint32_t)(l - m->e->weights.layers), &m->s->runs[m->f->n_runs - 1 - i / n],
-                (uint32_t)(i % n), m->scratch);
+    attn_attend(m->e, layer_number(m, l), &m->s->runs[m->f->n_runs - 1 - i / n], (uint32_t)(i % n),
+                m->scratch);
 }
 
 static void span_task(struct member *m, const void *layer, size_t i) {
     const struct layer *l = layer;
     uint32_t n = m->shape->n_kv_heads;
 
-    attn_attend_span(m->e, (uint32_t)(l - m->e->weights.layers), (uint32_t)(i / n),
-                     (uint32_t)(i % n), m->scratch);
+    attn_attend_span(m->e, layer_number(m, l), (uint32_t)(i / n), (uint32_t)(i % n), m->scratch);
 }
 
 static void attn_out_task(struct member *m, const void *layer, size_t i) {
@@ -297,8 +342,7 @@ static void move_row(const struct member *m, size_t i, size_t to) {
  * Of most of a prompt's rows, the last layer gives keys and values, and nothing else is read: once
  * they are stored, those rows are left out. There may be none left.
  */
-static void leave_out_unwanted(void *member) {
-    const struct member *m = member;
+static void leave_out_unwanted(const struct member *m, const void *layer) {
     struct forward *f = m->f;
     uint32_t n_rows = 0, n_runs = 0, i_logit = 0;
 
@@ -318,9 +362,20 @@ static void leave_out_unwanted(void *member) {
         if (kept.n > 0)
             m->s->runs[n_runs++] = kept;
     }
+    (void)layer;
     f->n_rows = n_rows;
     f->n_runs = n_runs;
     f->n_spans = attn_plan_spans(m->e, n_runs);
+}
+
+static void rotate_and_store(const struct member *m, const void *layer) {
+    uint32_t i_layer = layer_number(m, layer), n_kv_heads = m->shape->n_kv_heads;
+    size_t begin, end;
+
+    share(m, (size_t)m->f->n_rows * n_kv_heads, &begin, &end);
+    for (size_t i = begin; i < end; i++)
+        attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / n_kv_heads),
+                              (uint32_t)(i % n_kv_heads));
 }
 
 static void attend(struct member *m, const struct layer *l) {
@@ -334,72 +389,66 @@ static void attend(struct member *m, const struct layer *l) {
     }
     each_task(m, &(struct task_list){.parts = {{m->f->n_spans, n_kv_heads}}, .in_order = true},
               span_task, l);
+    barrier(m);
     share(m, (size_t)m->f->n_runs * n_kv_heads, &begin, &end);
     for (size_t i = begin; i < end; i++)
         attn_merge(m->e, &m->s->runs[i / n_kv_heads], (uint32_t)(i % n_kv_heads));
-    barrier(m);
 }
 
-static void attention(struct member *m, const struct layer *l, uint32_t i_layer) {
-    const Shape *s = m->shape;
-    size_t n_heads = (size_t)s->n_heads * s->head_size, begin, end;
+static void quantize_attended(const struct member *m, const void *layer) {
+    size_t n_heads = (size_t)m->shape->n_heads * m->shape->head_size;
 
+    (void)layer;
     each_row(m, i) {
-        normalize(m, i, l->attn_norm);
-        quantize_rest(m, i);
+        quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
     }
-    barrier(m);
+}
+
+static void add_attention_and_route(const struct member *m, const void *layer) {
+    const struct layer *l = layer;
+
+    observe_rows(m, "attention", (int)layer_number(m, l), m->s->branch, m->shape->n_embd);
+    each_row(m, i) {
+        add_branch(m, i, l->attn_post_norm);
+        normalize(m, i, l->ffn_norm);
+        moe_route(m->e, l, (uint32_t)i, m->scratch);
+    }
+}
+
+static void sort_slots(const struct member *m, const void *layer) {
+    (void)layer;
+    moe_sort(m->e, m->f->n_rows);
+}
+
+/* From normed rows to routed ones. */
+static void attention(struct member *m, const struct layer *l) {
+    bool is_last = layer_number(m, l) + 1 == m->shape->n_layers;
+
     each_task(m,
               &(struct task_list){
                   .parts = {{1, n_blocks(&l->q)}, {1, n_blocks(&l->k)}, {1, n_blocks(&l->v)}}},
               qkv_task, l);
-    share(m, (size_t)m->f->n_rows * s->n_kv_heads, &begin, &end);
-    for (size_t i = begin; i < end; i++)
-        attn_rotate_and_store(m->e, i_layer, (uint32_t)(i / s->n_kv_heads),
-                              (uint32_t)(i % s->n_kv_heads));
-    if (i_layer + 1 < s->n_layers)
-        barrier(m);
-    else
-        pool_barrier_once(m->e->pool, leave_out_unwanted, m);
+    then_rows(m, rotate_and_store, is_last ? leave_out_unwanted : NULL, l);
     if (m->f->n_rows == 0)
         return;
     attend(m, l);
-    each_row(m, i) {
-        quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
-    }
-    barrier(m);
+    then_rows(m, quantize_attended, NULL, l);
     each_task(m, &(struct task_list){.parts = {{1, n_blocks(&l->o)}}}, attn_out_task, l);
-    observe_rows(m, "attention", (int)i_layer, m->s->branch, s->n_embd);
+    then_rows(m, add_attention_and_route, sort_slots, l);
+}
+
+static void prepare_layer(const struct member *m, const struct layer *l) {
     each_row(m, i) {
-        add_branch(m, i, l->attn_post_norm);
+        normalize(m, i, l->attn_norm);
+        quantize_rest(m, i);
     }
 }
 
-static void sort_slots(void *member) {
-    const struct member *m = member;
-
-    moe_sort(m->e, m->f->n_rows);
-}
-
-static void feed_forward(struct member *m, const struct layer *l, uint32_t i_layer) {
+static void add_feed_forward(const struct member *m, const void *layer) {
+    const struct layer *l = layer;
     const Shape *s = m->shape;
-    size_t begin, end;
+    uint32_t i_layer = layer_number(m, l);
 
-    each_row(m, i) {
-        normalize(m, i, l->ffn_norm);
-        moe_route(m->e, l, (uint32_t)i, m->scratch);
-    }
-    pool_barrier_once(m->e->pool, sort_slots, m);
-    if (moe_gathers(m->e, l)) {
-        share(m, (size_t)m->f->n_rows * s->n_experts_used, &begin, &end);
-        for (size_t i = begin; i < end; i++)
-            moe_gather(m->e, l, (uint32_t)i);
-        barrier(m);
-    }
-    if (s->n_experts > 0)
-        observe_rows(m, "router_probabilities", (int)i_layer, m->s->router, s->n_experts);
-    each_task(m, &(struct task_list){.parts = {moe_inner_tasks(m->e)}}, inner_task, l);
-    each_task(m, &(struct task_list){.parts = {moe_down_tasks(m->e)}}, down_task, l);
     each_row(m, i) {
         moe_combine(m->e, (uint32_t)i);
     }
@@ -409,6 +458,28 @@ static void feed_forward(struct member *m, const struct layer *l, uint32_t i_lay
         add_branch(m, i, l->ffn_post_norm);
     }
     observe_rows(m, "hidden", (int)i_layer, m->s->hidden, s->n_embd);
+    if (i_layer + 1 < s->n_layers)
+        prepare_layer(m, l + 1);
+}
+
+/* From routed rows to those that the next layer takes. */
+static void feed_forward(struct member *m, const struct layer *l) {
+    const Shape *s = m->shape;
+    size_t begin, end;
+
+    if (moe_gathers(m->e, l)) {
+        share(m, (size_t)m->f->n_rows * s->n_experts_used, &begin, &end);
+        for (size_t i = begin; i < end; i++)
+            moe_gather(m->e, l, (uint32_t)i);
+        barrier(m);
+    }
+    if (s->n_experts > 0)
+        observe_rows(m, "router_probabilities", (int)layer_number(m, l), m->s->router,
+                     s->n_experts);
+    each_task(m, &(struct task_list){.parts = {moe_inner_tasks(m->e)}}, inner_task, l);
+    barrier(m);
+    each_task(m, &(struct task_list){.parts = {moe_down_tasks(m->e)}}, down_task, l);
+    then_rows(m, add_feed_forward, NULL, l);
 }
 
 /* ---- the ends ---- */
@@ -452,7 +523,8 @@ static size_t skip_drafted(const struct member *m, struct logit_group g, size_t 
     return j;
 }
 
-static void take_logits(const struct member *m, struct logit_group g) {
+static void take_logits(const struct member *m, const void *group) {
+    struct logit_group g = *(const struct logit_group *)group;
     size_t n = m->shape->n_vocab, begin, end;
 
     share(m, g.n, &begin, &end);
@@ -497,8 +569,7 @@ static void output_head(struct member *m) {
         barrier(m);
         each_task(m, &(struct task_list){.parts = {{1, n_blocks(&m->e->weights.output)}}},
                   head_task, &g);
-        take_logits(m, g);
-        barrier(m);
+        then_rows(m, take_logits, NULL, &g);
     }
 }
 
@@ -537,13 +608,14 @@ void step_forward(void *forward, unsigned i_thread) {
     each_row(&m, i) {
         embed(&m, i);
     }
+    prepare_layer(&m, e->weights.layers);
+    barrier(&m);
     for (uint32_t i = 0; i < e->shape.n_layers; i++) {
-        attention(&m, &e->weights.layers[i], i);
+        attention(&m, &e->weights.layers[i]);
         if (f->n_rows == 0) /* none is left in the last layer: see leave_out_unwanted() */
             break;
-        feed_forward(&m, &e->weights.layers[i], i);
+        feed_forward(&m, &e->weights.layers[i]);
     }
-    barrier(&m); /* rows of the head are shared differently */
     if (f->has_embeddings)
         pool_embeddings(&m);
     output_head(&m);
