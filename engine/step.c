@@ -7,9 +7,9 @@
  *
  *   each_task   members draw tasks (a block of output features for all rows) from a list: the
  *               products, attention.
- *   then_rows   a member computes a fixed share of the rows: norms, routing, residuals. A row by
- *               itself is done by whoever comes last from the list, so that decoding meets once
- *               after each list: five times a layer, of which two for its experts.
+ *   then_each   a member computes a fixed share of the rows or heads: norms, routing, rotation. A
+ *               row by itself is done by whoever comes last from the list (then_rows), so that
+ *               decoding one sequence meets six times a layer, of which twice for its experts.
  *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
  * number of threads nor on who was quicker. Nothing here logs, and nothing allocates or locks
@@ -47,6 +47,8 @@ static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *r
     *ret_end = n * (m->i + 1) / m->n;
 }
 
+/* What a row needs of itself from one such loop to the next needs no barrier: the share is the
+ * same. */
 #define each_row(m, i)                                                                             \
     for (size_t i = (size_t)(m)->f->n_rows * (m)->i / (m)->n,                                      \
                 i##_end = (size_t)(m)->f->n_rows * ((m)->i + 1) / (m)->n;                          \
@@ -54,7 +56,7 @@ static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *r
 
 typedef void task_fn(struct member *m, const void *what, size_t i);
 
-/* Draws tasks until none is left; others may still be at theirs: a barrier follows, or then_rows().
+/* Draws tasks until none is left; others may still be at theirs: a barrier follows, or then_each().
  * The next one is drawn before one begins, but for the last ones, which are for whoever is free. */
 static void each_task(struct member *m, const struct task_list *list, task_fn *task,
                       const void *what) {
@@ -77,18 +79,19 @@ static void each_task(struct member *m, const struct task_list *list, task_fn *t
     }
 }
 
-/* What the team does with the rows between two lists. */
-typedef void rows_fn(const struct member *m, const void *what);
+/* What the team does between two lists. It has no barrier inside, but to show values to an
+ * observer. */
+typedef void share_fn(const struct member *m, const void *what);
 
-struct rows_call {
+struct share_call {
     const struct member *m;
-    rows_fn *each, *once;
+    share_fn *each, *once; /* either may be NULL */
     const void *what;
 };
 
 /* As if there were no other members. */
-static void call_alone(void *rows_call) {
-    const struct rows_call *c = rows_call;
+static void call_alone(void *share_call) {
+    const struct share_call *c = share_call;
     struct member alone = *c->m;
 
     alone.i = 0;
@@ -99,23 +102,30 @@ static void call_alone(void *rows_call) {
         c->once(&alone, c->what);
 }
 
-/*
- * After a list: `each` by each member for its share of the rows, then `once`, if any, by one.
- * Before and after it all have met. One row gives work to one member only, so the last one who
- * comes does that while the others wait: they meet once, not twice. Observers are shown values in
- * between, for which all have to be there.
- */
-static void then_rows(const struct member *m, rows_fn *each, rows_fn *once, const void *what) {
-    struct rows_call call = {m, each, once, what};
+static void barrier_once(const struct member *m, share_fn *each, share_fn *once, const void *what) {
+    struct share_call call = {m, each, once, what};
 
-    if (m->f->n_rows == 1 && !m->e->observer.on_row) {
-        pool_barrier_once(m->e->pool, call_alone, &call);
-        return;
-    }
+    pool_barrier_once(m->e->pool, call_alone, &call);
+}
+
+/* After a list all meet, each member does its share, they meet again, and the last one who comes
+ * does `once`, if it isn't NULL, while the others wait. */
+static void then_each(const struct member *m, share_fn *each, share_fn *once, const void *what) {
     barrier(m);
     each(m, what);
-    call.each = NULL;
-    pool_barrier_once(m->e->pool, call_alone, &call);
+    barrier_once(m, NULL, once, what);
+}
+
+/*
+ * The same where shares are of rows. One row gives work to one member only: the last one who comes
+ * from the list does that too, and they meet once, not twice. Where there is an observer, all have
+ * to be there for what `each` shows to it.
+ */
+static void then_rows(const struct member *m, share_fn *each, share_fn *once, const void *what) {
+    if (m->f->n_rows == 1 && !m->e->observer.on_row)
+        barrier_once(m, each, once, what);
+    else
+        then_each(m, each, once, what);
 }
 
 static void observe(const struct member *m, size_t i_row, const char *name, int i_layer,
@@ -346,6 +356,7 @@ static void leave_out_unwanted(const struct member *m, const void *layer) {
     struct forward *f = m->f;
     uint32_t n_rows = 0, n_runs = 0, i_logit = 0;
 
+    (void)layer;
     for (uint32_t i = 0; i < f->n_runs; i++) {
         struct row_run run = m->s->runs[i], kept = {.first = n_rows, .n = 0};
 
@@ -362,7 +373,6 @@ static void leave_out_unwanted(const struct member *m, const void *layer) {
         if (kept.n > 0)
             m->s->runs[n_runs++] = kept;
     }
-    (void)layer;
     f->n_rows = n_rows;
     f->n_runs = n_runs;
     f->n_spans = attn_plan_spans(m->e, n_runs);
@@ -396,11 +406,11 @@ static void attend(struct member *m, const struct layer *l) {
 }
 
 static void quantize_attended(const struct member *m, const void *layer) {
-    size_t n_heads = (size_t)m->shape->n_heads * m->shape->head_size;
+    size_t n = (size_t)m->shape->n_heads * m->shape->head_size;
 
     (void)layer;
     each_row(m, i) {
-        quantize_row(m, m->s->heads, i, m->s->attended + i * n_heads);
+        quantize_row(m, m->s->heads, i, m->s->attended + i * n);
     }
 }
 
@@ -428,7 +438,7 @@ static void attention(struct member *m, const struct layer *l) {
               &(struct task_list){
                   .parts = {{1, n_blocks(&l->q)}, {1, n_blocks(&l->k)}, {1, n_blocks(&l->v)}}},
               qkv_task, l);
-    then_rows(m, rotate_and_store, is_last ? leave_out_unwanted : NULL, l);
+    then_each(m, rotate_and_store, is_last ? leave_out_unwanted : NULL, l);
     if (m->f->n_rows == 0)
         return;
     attend(m, l);
@@ -437,6 +447,7 @@ static void attention(struct member *m, const struct layer *l) {
     then_rows(m, add_attention_and_route, sort_slots, l);
 }
 
+/* Normed rows and their rests; `branch` is no longer needed. */
 static void prepare_layer(const struct member *m, const struct layer *l) {
     each_row(m, i) {
         normalize(m, i, l->attn_norm);
