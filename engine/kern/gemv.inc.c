@@ -7,8 +7,9 @@
  * ascending order, which is the definition's: those of several outputs side by side, since each
  * step waits for the one before it. The activations are laid out for that once a product.
  *
- * Lines are fetched twice. A CPU drops a prefetch where it has many under way, as it has wherever
- * memory is slower than we are, and what was dropped would be waited for: so it is asked for again.
+ * Lines are fetched twice, into the second cache and from there into the first. A CPU drops a
+ * prefetch where it has many under way, as it has wherever memory is slower than we are, and what
+ * was dropped would be waited for: then it is asked for again.
  *
  * Included by mul-int.inc.c after unpack.inc.c.
  */
@@ -21,12 +22,11 @@
 #define TURN_ACTS_BYTES 20480
 #define TURN_K          4096
 
-/* Bytes between what is read and what is fetched for the first time, and again (measured). Where
- * turns are less than rows, it is a turn of whole rows at least, since lines are fetched in
- * memory's order; and again a turn ahead, or where a row's last turn is shorter as much of the next
- * rows'. */
-#define FETCH_AHEAD 16384
-#define FETCH_AGAIN 12288
+/* Bytes between what is read and what is fetched from memory, and near (measured). Where turns are
+ * less than rows, it is a turn of whole rows at least, since lines are fetched in memory's order;
+ * and near a turn ahead, or where a row's last turn is shorter as much of the next rows'. */
+#define FETCH_AHEAD      16384
+#define FETCH_NEAR_AHEAD 8192
 
 /* The groups of VI_LANES blocks in a row. */
 static ALWAYS_INLINE uint32_t lane_groups(uint32_t n_blocks) {
@@ -151,9 +151,9 @@ static ALWAYS_INLINE const uint8_t *weights_ahead(const struct kern_mul *m, size
     return m->next ? m->next + (at - n_bytes) : m->w;
 }
 
-/* What is fetched meanwhile, for the first time and again: from these bytes of the weights on. */
+/* What is fetched meanwhile, from memory and near: from these bytes of the weights on. */
 struct gemv_fetch {
-    size_t ahead, again;
+    size_t ahead, near;
 };
 
 /* These blocks with the rows' activations of group g: their values, each row's from number `at` of
@@ -167,7 +167,7 @@ static ALWAYS_INLINE void gemv_group(const struct kern_mul *m, struct lane_forma
     struct unpacking u = {
         .blocks = blocks,
         .ahead = {.at = weights_ahead(m, fetch->ahead), .n = n_lines},
-        .again = {.at = weights_ahead(m, fetch->again), .n = n_lines},
+        .near = {.at = weights_ahead(m, fetch->near), .n = n_lines},
         .products = &p,
     };
 
@@ -182,7 +182,7 @@ static ALWAYS_INLINE void gemv_group(const struct kern_mul *m, struct lane_forma
     for (int i = 0; i < n_rows; i++)
         vf_store(values[i] + at, products_value(&p, i));
     fetch->ahead += n_bytes;
-    fetch->again += n_bytes;
+    fetch->near += n_bytes;
 }
 
 /* A turn: TURN_OUTS outputs from `out` on, or what is left of them, and some groups of each. After
@@ -276,15 +276,16 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
                    n_part = TURN_K / (block_values(f) * VI_LANES);
     uint32_t n_blocks = m->x->k / block_values(f), n_groups = lane_groups(n_blocks);
     uint32_t n_turn = n_groups <= n_whole ? n_groups : n_part;
-    size_t turn_bytes = n_turn * VI_LANES * f.block_bytes, ahead = FETCH_AHEAD, again = FETCH_AGAIN;
+    size_t turn_bytes = n_turn * VI_LANES * f.block_bytes, ahead = FETCH_AHEAD,
+           near = FETCH_NEAR_AHEAD;
     _Alignas(64) group_values values[2][TURN_VALUES_MAX];
     struct gemv_folding folding = {.values = values[1]};
     struct gemv_turn t = first_turn(m, 0);
     bool is_last;
 
     if (n_turn < n_groups) {
-        again = TURN_OUTS * m->row_bytes;
-        ahead = MAX(ahead, again);
+        near = TURN_OUTS * m->row_bytes;
+        ahead = MAX(ahead, near);
     }
     lay_out_rows(m, f, (uint32_t)n_rows);
     /* Outputs that aren't there are folded too. */
@@ -304,8 +305,8 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
         for (uint32_t j = 0; j < TURN_OUTS; j++) {
             if (j < t.n_out) {
                 if (j == 0 || n_turn < n_groups)
-                    fetch.again = (t.out + j) * m->row_bytes +
-                                  (t.end == n_groups ? again : done + turn_bytes);
+                    fetch.near =
+                        (t.out + j) * m->row_bytes + (t.end == n_groups ? near : done + turn_bytes);
                 gemv_part(m, f, unpack, n_rows, t, j, &fetch, to);
             }
             gemv_fold(m, f, n_rows, &folding, n_turn / TURN_OUTS + 1);

@@ -1,11 +1,6 @@
 /* Integer lanes of the AMX tier: those of VNNI, and what the weights of tiles are made with. */
 #pragma once
 
-/* Into the second cache: on CPUs that have tiles, what comes from memory into the first one keeps
- * one of its 16 fill buffers busy for all that time. (Measured: of Q8_0, prompts of 128 are read a
- * quarter faster, and 8 to 16 sequences decoded a tenth.) */
-#define FETCH_INSTRUCTION "prefetcht1"
-
 #include "engine/kern/ints-vnni.h"
 
 #define HAS_TILES
