@@ -15,6 +15,10 @@ static uint32_t n_used(const GkEngine *e) {
     return MAX(e->shape.n_experts_used, 1u);
 }
 
+static uint32_t n_tiles(uint32_t n, uint32_t tile) {
+    return (n + tile - 1) / tile;
+}
+
 /* ---- routing ---- */
 
 static void probabilities(const GkEngine *e, float *p) {
@@ -117,6 +121,8 @@ void moe_sort(const GkEngine *e, uint32_t n_rows) {
     for (uint32_t i = 0; i < n; i++) {
         s->expert_begin[i + 1] += s->expert_begin[i];
         next[i] = s->expert_begin[i];
+        pool_count_set(&s->counts[i].gathered, n_expert_rows(e, i));
+        pool_count_set(&s->counts[i].inner, n_tiles(e->shape.n_ff, TILE_FF));
     }
     for (uint32_t i = 0; i < n_slots; i++) {
         s->slot_of[i] = next[s->chosen[i]]++;
@@ -125,8 +131,7 @@ void moe_sort(const GkEngine *e, uint32_t n_rows) {
     list_active(e, n_slots);
 }
 
-/* From so many slots on: fewer rows are multiplied as fast from where they are, and the threads
- * would meet once more for nothing. */
+/* From so many slots on: fewer rows are multiplied as fast from where they are. */
 #define GATHER_SLOTS_MIN 128
 
 static bool has_many_slots(const GkEngine *e) {
@@ -143,7 +148,7 @@ bool moe_gathers(const GkEngine *e, const struct layer *l) {
                                  takes_slots(e, &l->experts[EXPERT_UP][0]));
 }
 
-void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot) {
+static void gather_slot(const GkEngine *e, const struct layer *l, uint32_t slot) {
     const Scratch *s = &e->scratch;
     enum act_kind gate = kern_types[l->experts[EXPERT_GATE][0].type].act,
                   up = kern_types[l->experts[EXPERT_UP][0].type].act;
@@ -155,11 +160,20 @@ void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot) {
                          s->x[kind].stride);
 }
 
-/* ---- feed-forward blocks ---- */
+void moe_gather(const GkEngine *e, const struct layer *l, uint32_t begin, uint32_t end) {
+    const Scratch *s = &e->scratch;
 
-static uint32_t n_tiles(uint32_t n, uint32_t tile) {
-    return (n + tile - 1) / tile;
+    for (uint32_t slot = begin, i = 0; slot < end; i++) {
+        uint32_t first = slot, expert_end = MIN(s->expert_begin[i + 1], end);
+
+        for (; slot < expert_end; slot++)
+            gather_slot(e, l, slot);
+        if (slot > first)
+            pool_count_add(&s->counts[i].gathered, slot - first);
+    }
 }
+
+/* ---- feed-forward blocks ---- */
 
 struct task_part moe_inner_tasks(const GkEngine *e) {
     return (struct task_part){*e->scratch.n_active, n_tiles(e->shape.n_ff, TILE_FF)};
@@ -239,6 +253,8 @@ void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, siz
           *up = gate + TILE_FF * TILE_ROWS;
     uint8_t *row = (uint8_t *)scratch + THREAD_ROW_OFFSET;
 
+    if (moe_gathers(e, l))
+        pool_count_wait(e->pool, &e->scratch.counts[i_expert].gathered);
     for (uint32_t slot = e->scratch.expert_begin[i_expert]; slot < slot_end; slot += TILE_ROWS) {
         uint32_t n_rows = MIN(slot_end - slot, (uint32_t)TILE_ROWS);
 
@@ -256,6 +272,7 @@ void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, siz
             put_inner(e, kind, slot + i, begin, n, g, row);
         }
     }
+    pool_count_add(&e->scratch.counts[i_expert].inner, 1);
 }
 
 void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
@@ -269,6 +286,7 @@ void moe_down_task(const GkEngine *e, const struct layer *l, size_t i_task, size
     struct kern_acts x = e->scratch.inner[kern_types[w->type].act];
 
     x.data += slot * x.stride;
+    pool_count_wait(e->pool, &e->scratch.counts[i_expert].inner);
     engine_mul(e, w, begin,
                &(struct kern_mul){
                    .n_out = MIN(e->shape.n_embd - begin, (uint32_t)TILE_OUT),

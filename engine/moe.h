@@ -14,13 +14,16 @@ void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *s
 void moe_sort(const GkEngine *e, uint32_t n_rows);
 
 /* Whether this step's slots are copied in their order, so that the rows of an expert lie side by
- * side for integer products; then moe_gather() is called for each. */
+ * side for integer products; then moe_gather() is called for all of them, [begin, end) at a time.
+ */
 bool moe_gathers(const GkEngine *e, const struct layer *l);
-void moe_gather(const GkEngine *e, const struct layer *l, uint32_t slot);
+void moe_gather(const GkEngine *e, const struct layer *l, uint32_t begin, uint32_t end);
 
 /* The feed-forward blocks as tasks, first (active expert, TILE_FF features) of activation(gate)·up,
  * then (active expert, TILE_OUT outputs) of down. i_next is the task that comes after, or one that
- * isn't there. */
+ * isn't there. No barrier is needed before a list, but all that gather do so before they take
+ * tasks, and all first tasks are taken before others: a task waits for its expert's slots, and for
+ * its inner features. */
 struct task_part moe_inner_tasks(const GkEngine *e);
 void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
                     void *scratch);

@@ -26,12 +26,6 @@
 #define SPIN_PAUSES 64 /* between two looks at the clock */
 #define YIELDS_MAX  2
 
-/* A value that members wait to see change. */
-struct gate {
-    _Alignas(64) atomic_uint epoch;
-    atomic_uint n_sleepers;
-};
-
 struct member {
     GkPool *pool;
     pthread_t thread;
@@ -49,18 +43,18 @@ struct GkPool {
     bool stop;
     int64_t
         spin_ns; /* 0 where members share CPUs, as in tests: it would keep others from working */
-    struct gate work;    /* moves on when there is something to run, or to stop */
-    struct gate barrier; /* moves on when all have arrived */
+    struct pool_gate work;    /* moves on when there is something to run, or to stop */
+    struct pool_gate barrier; /* moves on when all have arrived */
     _Alignas(64) atomic_uint n_arrived;
 };
 
-static void gate_open(struct gate *g) {
+static void gate_open(struct pool_gate *g) {
     atomic_fetch_add_explicit(&g->epoch, 1, memory_order_seq_cst);
     if (atomic_load_explicit(&g->n_sleepers, memory_order_seq_cst) > 0)
         (void)syscall(SYS_futex, &g->epoch, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static bool gate_passed(struct gate *g, unsigned old) {
+static bool gate_passed(struct pool_gate *g, unsigned old) {
     return atomic_load_explicit(&g->epoch, memory_order_acquire) != old;
 }
 
@@ -72,7 +66,7 @@ static int64_t now_ns(void) {
 }
 
 /* A pause takes 10 to 140 cycles, depending on the CPU: hence the clock. */
-static bool gate_spin(struct gate *g, unsigned old, int64_t spin_ns) {
+static bool gate_spin(struct pool_gate *g, unsigned old, int64_t spin_ns) {
     int64_t end = 0;
 
     do {
@@ -87,7 +81,7 @@ static bool gate_spin(struct gate *g, unsigned old, int64_t spin_ns) {
     return false;
 }
 
-static void gate_wait(struct gate *g, unsigned old, int64_t spin_ns) {
+static void gate_wait(struct pool_gate *g, unsigned old, int64_t spin_ns) {
     if (gate_spin(g, old, spin_ns))
         return;
     for (unsigned i = 0; i < YIELDS_MAX; i++) {
@@ -124,6 +118,21 @@ void pool_barrier_once(GkPool *pool, void (*fn)(void *userdata), void *userdata)
     fn(userdata);
     atomic_store_explicit(&pool->n_arrived, 0, memory_order_relaxed);
     gate_open(&pool->barrier);
+}
+
+void pool_count_set(PoolCount *count, unsigned n_parts) {
+    atomic_store_explicit(&count->done.epoch, 0, memory_order_relaxed);
+    atomic_store_explicit(&count->n_left, n_parts, memory_order_relaxed);
+}
+
+void pool_count_add(PoolCount *count, unsigned n_parts) {
+    if (atomic_fetch_sub_explicit(&count->n_left, n_parts, memory_order_acq_rel) == n_parts)
+        gate_open(&count->done);
+}
+
+void pool_count_wait(const GkPool *pool, PoolCount *count) {
+    if (!gate_passed(&count->done, 0))
+        gate_wait(&count->done, 0, pool->spin_ns);
 }
 
 static bool is_pinned(const struct member *m) {

@@ -40,6 +40,25 @@ int pool_run_on_nodes(const GkPool *pool, pool_fn *fn, void *userdata, Error *re
 void pool_visit(const GkPool *pool, unsigned i_thread, cpu_set_t *ret_own);
 void pool_return(const cpu_set_t *own);
 
+/* A value that members wait to see change. */
+struct pool_gate {
+    _Alignas(64) atomic_uint epoch;
+    atomic_uint n_sleepers;
+};
+
+/* Work done in parts by some members, for which others wait without a meeting of all. Set by one
+ * member while all are between two barriers, to the parts that it has. */
+typedef struct PoolCount {
+    struct pool_gate done;
+    atomic_uint n_left;
+} PoolCount;
+
+void pool_count_set(PoolCount *count, unsigned n_parts);
+/* So many more of them are done. All writes before it are seen after a wait. */
+void pool_count_add(PoolCount *count, unsigned n_parts);
+/* Until all are done: whoever does them must not wait for the caller. */
+void pool_count_wait(const GkPool *pool, PoolCount *count);
+
 /* A list of n tasks shared by the team: pool_tasks_take() gives each index once, the first or the
  * last that is left, n when none is. Reset by one member while all are between two barriers. */
 typedef struct PoolTasks {

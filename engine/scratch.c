@@ -114,6 +114,7 @@ static void take_experts(struct taker *t, Scratch *s, const Shape *shape, size_t
     TAKE(t, s->slot_of, n_slots);
     TAKE(t, s->slot_row, n_slots);
     TAKE(t, s->expert_begin, n_experts + 1);
+    TAKE(t, s->counts, n_experts);
     TAKE(t, s->active, n_experts);
     TAKE(t, s->n_active, 1);
     TAKE(t, s->expert_out, n_slots * shape->n_embd);
@@ -176,7 +177,7 @@ void scratch_deinit(Scratch *s, unsigned n_threads) {
         s->k,        s->v,          s->attended,   s->rope_cos, s->rope_sin,     s->router,
         s->chosen,   s->gates,      s->slot_of,    s->slot_row, s->expert_begin, s->active,
         s->n_active, s->expert_out, s->logit_rows, s->logits,   s->span_acc,     s->span_max,
-        s->span_sum,
+        s->span_sum, s->counts,
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++)

@@ -7,6 +7,7 @@
 #include "engine/engine.h"
 #include "engine/kern/kern.h"
 #include "engine/manifest.h"
+#include "engine/pool.h"
 
 #include <stdatomic.h>
 
@@ -78,6 +79,12 @@ struct row_run {
     uint32_t first_part; /* where spans are folded at the same time: see attn_plan_spans() */
 };
 
+/* What a layer's tasks of an expert wait for, of that expert. */
+struct expert_counts {
+    PoolCount gathered; /* slots that moe_gather() has copied */
+    PoolCount inner;    /* tasks of its inner features that are done */
+};
+
 /* Everything a step writes. n_rows at most n_rows_max; slots are (row, rank) pairs. */
 typedef struct Scratch {
     struct row *rows;                  // (n_rows)
@@ -106,6 +113,7 @@ typedef struct Scratch {
     uint32_t *slot_of;                 // (n_rows, n_experts_used) slot of each rank
     uint32_t *slot_row;                // (n_slots) the slot's row, sorted by expert
     uint32_t *expert_begin;            // (n_experts + 1) each expert's slots
+    struct expert_counts *counts;      // (n_experts)
     uint32_t *active, *n_active;       // (n_experts), (1) experts that have slots, and how many
     float *expert_out;                 // (n_slots, n_embd)
     uint32_t *logit_rows;              // (n_rows) rows that want logits

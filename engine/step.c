@@ -8,8 +8,11 @@
  *   each_task   members draw tasks (a block of output features for all rows) from a list: the
  *               products, attention.
  *   then_each   a member computes a fixed share of the rows or heads: norms, routing, rotation. A
- *               row by itself is done by whoever comes last from the list (then_rows), so that
- *               decoding one sequence meets six times a layer, of which twice for its experts.
+ *               row by itself is done by whoever comes last from the list (then_rows).
+ *
+ * An expert's tasks wait for what they need of that expert and for nothing else (PoolCount). So all
+ * meet twice for a layer's experts: once the rows are routed, and once their outputs are there. A
+ * layer has eight barriers for many rows, five for one.
  *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
  * number of threads nor on who was quicker. Nothing here logs, and nothing allocates or locks
@@ -56,7 +59,8 @@ static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *r
 
 typedef void task_fn(struct member *m, const void *what, size_t i);
 
-/* Draws tasks until none is left; others may still be at theirs: a barrier follows, or then_each().
+/* Draws tasks until none is left; others may still be at theirs: a barrier follows, or then_each(),
+ * or a list whose tasks wait for those of this one.
  * The next one is drawn before one begins, but for the last ones, which are for whoever is free. */
 static void each_task(struct member *m, const struct task_list *list, task_fn *task,
                       const void *what) {
@@ -70,13 +74,13 @@ static void each_task(struct member *m, const struct task_list *list, task_fn *t
         task(m, what, i);
         i = is_early ? m->upcoming : tasks_draw(draw, list, m->n_nodes, &turn);
     }
-    m->i_draw = 1 - m->i_draw;
-    /* The other list was drained before the last barrier: it can be made ready for the next round.
-     */
+    /* At most two lists follow each other without a barrier. So nobody is at the one before the
+     * last any more, nor yet at the one after the next, which takes its draw. */
     if (m->i == 0) {
-        tasks_reset(&m->f->draws[m->i_draw], m->n_nodes);
+        tasks_reset(&m->f->draws[(m->i_draw + 2) % ARRAY_SIZE(m->f->draws)], m->n_nodes);
         atomic_fetch_add_explicit(&m->f->engine->heartbeat, 1, memory_order_relaxed);
     }
+    m->i_draw = (m->i_draw + 1) % ARRAY_SIZE(m->f->draws);
 }
 
 /* What the team does between two lists. It has no barrier inside, but to show values to an
@@ -480,15 +484,12 @@ static void feed_forward(struct member *m, const struct layer *l) {
 
     if (moe_gathers(m->e, l)) {
         share(m, (size_t)m->f->n_rows * s->n_experts_used, &begin, &end);
-        for (size_t i = begin; i < end; i++)
-            moe_gather(m->e, l, (uint32_t)i);
-        barrier(m);
+        moe_gather(m->e, l, (uint32_t)begin, (uint32_t)end);
     }
     if (s->n_experts > 0)
         observe_rows(m, "router_probabilities", (int)layer_number(m, l), m->s->router,
                      s->n_experts);
     each_task(m, &(struct task_list){.parts = {moe_inner_tasks(m->e)}}, inner_task, l);
-    barrier(m);
     each_task(m, &(struct task_list){.parts = {moe_down_tasks(m->e)}}, down_task, l);
     then_rows(m, add_feed_forward, NULL, l);
 }

@@ -9,7 +9,7 @@ struct forward {
     uint32_t n_rows, n_runs, n_logit_rows;
     uint32_t n_spans;          /* of all runs, where they are folded at the same time; else 0 */
     bool has_embeddings;       /* some row goes into one */
-    struct task_draw draws[2]; /* used in turn: one is made ready while the other is drained */
+    struct task_draw draws[4]; /* used in turn: see each_task() */
 };
 
 /* Run by every member of the pool: computes e->scratch.rows[0 .. n_rows). After it rows and runs

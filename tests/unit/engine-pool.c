@@ -182,6 +182,59 @@ static void test_late_members_wake_the_others(void) {
     gk_pool_free(r.pool);
 }
 
+/* ---- counts ---- */
+
+#define PARTS 7
+
+/* Who does which of a count's parts changes with the round; all but one of them wait for it. */
+struct counting {
+    struct rounds rounds;
+    PoolCount counts[2];
+    size_t done[2][PARTS]; /* not atomic: the count must order them */
+};
+
+static void count_and_wait(void *userdata, unsigned i) {
+    struct counting *c = userdata;
+    struct rounds *r = &c->rounds;
+    struct timespec pause = {.tv_nsec = 2000000};
+
+    for (size_t round = 1; round <= r->n_rounds; round++) {
+        size_t *done = c->done[round % 2];
+
+        /* Now and then a late one: the others have gone to sleep. */
+        if (round % 50 == 0 && round / 50 % r->n == i)
+            (void)nanosleep(&pause, NULL);
+        for (size_t part = 0, n; part < PARTS; part += n) {
+            n = MIN(1 + round % 3, PARTS - part);
+            if ((part + round) % r->n != i)
+                continue;
+            for (size_t j = 0; j < n; j++)
+                done[part + j] = round;
+            pool_count_add(&c->counts[round % 2], (unsigned)n);
+        }
+        if (round % r->n != i) {
+            pool_count_wait(r->pool, &c->counts[round % 2]);
+            for (size_t part = 0; part < PARTS; part++)
+                r->n_wrong[i] += done[part] != round;
+        }
+        if (i == 0)
+            pool_count_set(&c->counts[1 - round % 2], PARTS);
+        pool_barrier(r->pool, i);
+    }
+}
+
+static void test_counts_wait_for_their_parts(void) {
+    for (unsigned n = 1; n <= THREADS; n++) {
+        struct counting c = {.rounds = {.pool = new_pool(n), .n = n, .n_rounds = 200}};
+
+        pool_count_set(&c.counts[1], PARTS);
+        pool_run(c.rounds.pool, count_and_wait, &c);
+        for (unsigned i = 0; i < n; i++)
+            assert(c.rounds.n_wrong[i] == 0);
+        gk_pool_free(c.rounds.pool);
+    }
+}
+
 /* ---- tasks ---- */
 
 #define TASKS 500
@@ -559,6 +612,7 @@ int main(int argc, char **argv) {
         {"barriers_wait_for_all", test_barriers_wait_for_all, 60},
         {"the_last_one_calls", test_the_last_one_calls, 60},
         {"late_members_wake_the_others", test_late_members_wake_the_others, 60},
+        {"counts_wait_for_their_parts", test_counts_wait_for_their_parts, 60},
         TEST(tasks_are_taken_from_both_ends),
         {"each_task_is_taken_once", test_each_task_is_taken_once, 60},
         TEST(each_task_has_one_home),
