@@ -105,8 +105,11 @@ static void list_active(const GkEngine *e, uint32_t n_slots) {
         for (uint32_t i = 0; i < n_experts(e); i++) {
             uint32_t n_rows = n_expert_rows(e, i);
 
-            if (n_rows > 0 && (n_rows > n_slots / n) == (pass == 0))
-                s->active[n_found++] = i;
+            if (n_rows == 0 || (n_rows > n_slots / n) != (pass == 0))
+                continue;
+            s->active[n_found++] = i;
+            pool_count_set(&s->counts[i].gathered, n_rows);
+            pool_count_set(&s->counts[i].inner, n_tiles(e->shape.n_ff, TILE_FF));
         }
     *s->n_active = n;
 }
@@ -121,8 +124,6 @@ void moe_sort(const GkEngine *e, uint32_t n_rows) {
     for (uint32_t i = 0; i < n; i++) {
         s->expert_begin[i + 1] += s->expert_begin[i];
         next[i] = s->expert_begin[i];
-        pool_count_set(&s->counts[i].gathered, n_expert_rows(e, i));
-        pool_count_set(&s->counts[i].inner, n_tiles(e->shape.n_ff, TILE_FF));
     }
     for (uint32_t i = 0; i < n_slots; i++) {
         s->slot_of[i] = next[s->chosen[i]]++;

@@ -10,7 +10,7 @@
 void moe_route(const GkEngine *e, const struct layer *l, uint32_t i_row, void *scratch);
 /* Sorts the (row, rank) slots by expert: counting sort, stable, so rows of an expert stay in order.
  * Then the experts that have some: first those of more rows than the average, which compute for
- * longer than they wait for memory. */
+ * longer than they wait for memory; and what their tasks wait for. All others wait meanwhile. */
 void moe_sort(const GkEngine *e, uint32_t n_rows);
 
 /* Whether this step's slots are copied in their order, so that the rows of an expert lie side by
@@ -21,9 +21,9 @@ void moe_gather(const GkEngine *e, const struct layer *l, uint32_t begin, uint32
 
 /* The feed-forward blocks as tasks, first (active expert, TILE_FF features) of activation(gate)·up,
  * then (active expert, TILE_OUT outputs) of down. i_next is the task that comes after, or one that
- * isn't there. No barrier is needed before a list, but all that gather do so before they take
- * tasks, and all first tasks are taken before others: a task waits for its expert's slots, and for
- * its inner features. */
+ * isn't there. From moe_sort() to moe_combine() no barrier is needed but the last one, if a member
+ * gathers its share before it takes tasks, and takes none of the second list while the first has
+ * some: a task waits for its expert's slots, and for its inner features. */
 struct task_part moe_inner_tasks(const GkEngine *e);
 void moe_inner_task(const GkEngine *e, const struct layer *l, size_t i_task, size_t i_next,
                     void *scratch);

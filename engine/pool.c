@@ -1,10 +1,11 @@
 /*
- * See pool.h. The barrier counts arrivals on one cache line and publishes an epoch on another; who
- * waits spins for a while (a step's phases are microseconds apart), then yields, then sleeps on the
- * epoch by futex. Few yields: where another program has the CPU, each gives it a whole time slice
- * of milliseconds in which the barrier may open, while a sleeper is woken at once. (Decoding by two
- * threads, a busy loop on one of their CPUs: 41 to 47 tokens a second with two yields, 37 to 40
- * with fifty, 46 with one thread alone, 66 where nobody disturbs two.)
+ * See pool.h. The barrier counts arrivals on one cache line and publishes an epoch on another (a
+ * count of parts, which few add to, has both on one). Who waits spins for a while (a step's phases
+ * are microseconds apart), then yields, then sleeps on the epoch by futex. Few yields: where
+ * another program has the CPU, each gives it a whole time slice of milliseconds in which the
+ * barrier may open, while a sleeper is woken at once. (Decoding by two threads, a busy loop on one
+ * of their CPUs: 41 to 47 tokens a second with two yields, 37 to 40 with fifty, 46 with one thread
+ * alone, 66 where nobody disturbs two.)
  */
 #include "engine/pool.h"
 
@@ -43,8 +44,8 @@ struct GkPool {
     bool stop;
     int64_t
         spin_ns; /* 0 where members share CPUs, as in tests: it would keep others from working */
-    struct pool_gate work;    /* moves on when there is something to run, or to stop */
-    struct pool_gate barrier; /* moves on when all have arrived */
+    _Alignas(64) struct pool_gate work;    /* moves on when there is something to run, or to stop */
+    _Alignas(64) struct pool_gate barrier; /* moves on when all have arrived */
     _Alignas(64) atomic_uint n_arrived;
 };
 
@@ -131,8 +132,7 @@ void pool_count_add(PoolCount *count, unsigned n_parts) {
 }
 
 void pool_count_wait(const GkPool *pool, PoolCount *count) {
-    if (!gate_passed(&count->done, 0))
-        gate_wait(&count->done, 0, pool->spin_ns);
+    gate_wait(&count->done, 0, pool->spin_ns);
 }
 
 static bool is_pinned(const struct member *m) {

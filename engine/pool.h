@@ -1,5 +1,6 @@
 /*
- * Compute threads: one team that runs a function together and meets at barriers.
+ * Compute threads: one team that runs a function together, meets at barriers, and waits for parts
+ * of its work.
  *
  * Thread: the team is led by whoever calls pool_run(), as member 0; one call at a time. Nothing is
  * allocated after gk_pool_new().
@@ -42,14 +43,14 @@ void pool_return(const cpu_set_t *own);
 
 /* A value that members wait to see change. */
 struct pool_gate {
-    _Alignas(64) atomic_uint epoch;
+    atomic_uint epoch;
     atomic_uint n_sleepers;
 };
 
 /* Work done in parts by some members, for which others wait without a meeting of all. Set by one
- * member while all are between two barriers, to the parts that it has. */
+ * member while all are between two barriers; n_parts > 0. */
 typedef struct PoolCount {
-    struct pool_gate done;
+    _Alignas(64) struct pool_gate done;
     atomic_uint n_left;
 } PoolCount;
 

@@ -10,9 +10,9 @@
  *   then_each   a member computes a fixed share of the rows or heads: norms, routing, rotation. A
  *               row by itself is done by whoever comes last from the list (then_rows).
  *
- * An expert's tasks wait for what they need of that expert and for nothing else (PoolCount). So all
- * meet twice for a layer's experts: once the rows are routed, and once their outputs are there. A
- * layer has eight barriers for many rows, five for one.
+ * An expert's tasks wait for what they need of that expert and for nothing else (PoolCount): from
+ * routed rows to the experts' outputs nobody meets. A layer has eight barriers for many rows, five
+ * for one, and one more where attention goes by spans.
  *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
  * number of threads nor on who was quicker. Nothing here logs, and nothing allocates or locks
@@ -60,8 +60,8 @@ static void share(const struct member *m, size_t n, size_t *ret_begin, size_t *r
 typedef void task_fn(struct member *m, const void *what, size_t i);
 
 /* Draws tasks until none is left; others may still be at theirs: a barrier follows, or then_each(),
- * or a list whose tasks wait for those of this one.
- * The next one is drawn before one begins, but for the last ones, which are for whoever is free. */
+ * or a list whose tasks wait for those of this one. The next task is drawn before one begins, but
+ * for the last ones, which are for whoever is free. */
 static void each_task(struct member *m, const struct task_list *list, task_fn *task,
                       const void *what) {
     struct task_draw *draw = &m->f->draws[m->i_draw];
@@ -74,8 +74,9 @@ static void each_task(struct member *m, const struct task_list *list, task_fn *t
         task(m, what, i);
         i = is_early ? m->upcoming : tasks_draw(draw, list, m->n_nodes, &turn);
     }
-    /* At most two lists follow each other without a barrier. So nobody is at the one before the
-     * last any more, nor yet at the one after the next, which takes its draw. */
+    /* Of three lists in a row, two have a barrier between them. So when list k ends here, nobody is
+     * in list k − 2 any more, nor yet in list k + 2, which takes its draw. (Somebody may be in
+     * k + 1: three draws are not enough.) */
     if (m->i == 0) {
         tasks_reset(&m->f->draws[(m->i_draw + 2) % ARRAY_SIZE(m->f->draws)], m->n_nodes);
         atomic_fetch_add_explicit(&m->f->engine->heartbeat, 1, memory_order_relaxed);

@@ -4,7 +4,8 @@
  * The rows of a matrix are cut into blocks, and those into one run for each node: the node's
  * threads read these rows, in each pass, and are the first to read them when the model is loaded,
  * so that the kernel puts them into the node's memory. A list is drawn node by node: its own tasks
- * first, then what the others have left, so that no thread is idle while there is work.
+ * first, then what the others have left, so that no thread is idle while there is work that need
+ * not wait.
  *
  * Half of the members begin at a list's end: then tasks that wait for memory and tasks that compute
  * are under way together, where neighbours would all do the same.

@@ -40,7 +40,7 @@ struct unpacking {
     struct digits *digits; /* or weights and scales into these, the rest into the panel */
     unsigned n_loads;      /* of 16 bytes so far: see keep_awake() */
 #endif
-    struct fetching near; /* with products: lines that were asked for before */
+    struct fetching near; /* with products: lines that come into the first cache */
 };
 
 /* ---- where it goes ---- */
