@@ -167,7 +167,7 @@ static ALWAYS_INLINE void gemv_group(const struct kern_mul *m, struct lane_forma
     struct unpacking u = {
         .blocks = blocks,
         .ahead = {.at = weights_ahead(m, fetch->ahead), .n = n_lines},
-        .near = {.at = weights_ahead(m, fetch->near), .n = n_lines},
+        .near = {.at = weights_ahead(m, fetch->near), .n = n_lines, .is_near = true},
         .products = &p,
     };
 
@@ -210,28 +210,6 @@ static ALWAYS_INLINE struct vi_rows last_halves(const struct kern_mul *m, struct
                             next - (ptrdiff_t)half};
 }
 
-/* The groups of output j of a turn: (groups, n_rows). One that is halves of two outputs comes with
- * the second of them. (In one loop: a group is all there is of a format, and compiled once.) */
-static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format f,
-                                    unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
-                                    struct gemv_fetch *fetch, group_values *values) {
-    uint32_t n_blocks = m->x->k / block_values(f);
-    bool has_halves = t.ends_in_half && (j % 2 == 1 || j + 1 == t.n_out);
-
-    for (uint32_t g = t.begin; g < t.end - (t.ends_in_half && !has_halves); g++) {
-        size_t at = lanes_begin(n_blocks, g * VI_LANES) * f.block_bytes;
-        struct vi_rows blocks = {m->w + (t.out + j) * m->row_bytes + at, f.block_bytes, 0};
-        uint32_t to = j * VI_LANES;
-
-        if (has_halves && g + 1 == t.end) {
-            blocks = last_halves(m, f, t, j - j % 2);
-            to = (j - j % 2) * VI_LANES / 2;
-        }
-        gemv_group(m, f, unpack, n_rows, g, blocks, fetch,
-                   values + (g - t.begin) * (uint32_t)n_rows, to);
-    }
-}
-
 /* What a turn has, and where it is summed up: while the next turn is read, since a fold is a long
  * wait with nothing to do and nothing to fetch. */
 struct gemv_folding {
@@ -269,6 +247,33 @@ static ALWAYS_INLINE void gemv_fold(const struct kern_mul *m, struct lane_format
     }
 }
 
+/* The groups of output j of a turn: (groups, n_rows). One that is halves of two outputs comes with
+ * the second of them. With each TURN_OUTS of them one of the turn before is folded, which has as
+ * many outputs: more at once would be a wait that nothing hides. (In one loop: a group is all there
+ * is of a format, and compiled once.) */
+static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format f,
+                                    unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
+                                    struct gemv_fetch *fetch, group_values *values,
+                                    struct gemv_folding *folding) {
+    uint32_t n_blocks = m->x->k / block_values(f);
+    bool has_halves = t.ends_in_half && (j % 2 == 1 || j + 1 == t.n_out);
+
+    for (uint32_t g = t.begin; g < t.end - (t.ends_in_half && !has_halves); g++) {
+        size_t at = lanes_begin(n_blocks, g * VI_LANES) * f.block_bytes;
+        struct vi_rows blocks = {m->w + (t.out + j) * m->row_bytes + at, f.block_bytes, 0};
+        uint32_t to = j * VI_LANES;
+
+        if (has_halves && g + 1 == t.end) {
+            blocks = last_halves(m, f, t, j - j % 2);
+            to = (j - j % 2) * VI_LANES / 2;
+        }
+        gemv_group(m, f, unpack, n_rows, g, blocks, fetch,
+                   values + (g - t.begin) * (uint32_t)n_rows, to);
+        if (g % TURN_OUTS == 0)
+            gemv_fold(m, f, n_rows, folding, 1);
+    }
+}
+
 static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format f,
                                     unpack_fn *unpack, int n_rows) {
     const uint32_t acts_bytes = (uint32_t)(acts_vectors(f) * sizeof(vi)),
@@ -301,16 +306,13 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
         t.ends_in_half = t.end == n_groups && ends_in_half(f, n_blocks);
         if (t.end == n_groups)
             n_bytes = m->row_bytes - done;
-        /* In one place: this and its copies would be half of a format's code. */
-        for (uint32_t j = 0; j < TURN_OUTS; j++) {
-            if (j < t.n_out) {
-                if (j == 0 || n_turn < n_groups)
-                    fetch.near =
-                        (t.out + j) * m->row_bytes + (t.end == n_groups ? near : done + turn_bytes);
-                gemv_part(m, f, unpack, n_rows, t, j, &fetch, to);
-            }
-            gemv_fold(m, f, n_rows, &folding, n_turn / TURN_OUTS + 1);
+        for (uint32_t j = 0; j < t.n_out; j++) {
+            if (j == 0 || n_turn < n_groups)
+                fetch.near =
+                    (t.out + j) * m->row_bytes + (t.end == n_groups ? near : done + turn_bytes);
+            gemv_part(m, f, unpack, n_rows, t, j, &fetch, to, &folding);
         }
+        gemv_fold(m, f, n_rows, &folding, UINT32_MAX);
         ahead += t.n_out * n_bytes;
         folding.t = t;
         folding.next = t.begin;

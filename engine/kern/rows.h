@@ -5,6 +5,7 @@
 #include "base/macro.h"
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,18 +44,18 @@ static ALWAYS_INLINE void fetch_line_near(const uint8_t *p) {
 /* Lines that are fetched while something else is done, one at each of its steps. */
 struct fetching {
     const uint8_t *at;
-    size_t n; /* lines */
-    size_t i; /* the next; constant where steps are unrolled */
+    size_t n;     /* lines */
+    size_t i;     /* the next; constant where steps are unrolled */
+    bool is_near; /* from the second cache into the first; constant */
 };
 
 static ALWAYS_INLINE void fetch_next(struct fetching *f) {
-    if (f->i < f->n)
-        fetch_line(f->at + 64 * f->i);
-    f->i++;
-}
+    const uint8_t *line = f->at + 64 * f->i;
 
-static ALWAYS_INLINE void fetch_next_near(struct fetching *f) {
-    if (f->i < f->n)
-        fetch_line_near(f->at + 64 * f->i);
-    f->i++;
+    if (f->i++ >= f->n)
+        return;
+    if (f->is_near)
+        fetch_line_near(line);
+    else
+        fetch_line(line);
 }

@@ -40,7 +40,7 @@ struct unpacking {
     struct digits *digits; /* or weights and scales into these, the rest into the panel */
     unsigned n_loads;      /* of 16 bytes so far: see keep_awake() */
 #endif
-    struct fetching near; /* with products: lines that come into the first cache */
+    struct fetching near; /* with products: others, into the first cache */
 };
 
 /* ---- where it goes ---- */
@@ -102,7 +102,7 @@ static ALWAYS_INLINE void fetch_with_products(struct unpacking *u, int n) {
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
         fetch_next(&u->ahead);
-        fetch_next_near(&u->near);
+        fetch_next(&u->near);
     }
 }
 
