@@ -504,6 +504,7 @@ static void run(struct bench *b) {
     (void)json_object_set_new(all, "decode", bench_decode(b));
     (void)json_object_set_new(all, "batch", bench_batch(b));
     (void)json_object_set_new(all, "drafts", bench_drafts(b));
+    roof_free(); /* no part of the engine's memory */
     (void)json_object_set_new(all, "roofs", roofs_json(b, teams));
     (void)json_object_set_new(all, "memory", memory_json(b));
     if (b->arguments->json)
