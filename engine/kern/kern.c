@@ -175,6 +175,13 @@ unsigned kern_isa_available(void) {
     return bits;
 }
 
+bool kern_has_spare_pipes;
+
+__attribute__((constructor)) static void find_spare_pipes(void) {
+    __builtin_cpu_init();
+    kern_has_spare_pipes = __builtin_cpu_is("amd");
+}
+
 const struct kern_ops *kern_select(const char *isa_max) {
     unsigned available = kern_isa_available();
 

@@ -221,6 +221,11 @@ unsigned kern_isa_available(void);       /* bits in that order */
 /* Why the best tier of this CPU isn't available although the CPU has it; NULL: it is. */
 const char *kern_isa_refused(void);
 
+/* Whether this CPU shifts and adds vectors in pipes that do not multiply, as AMD's do: kernels then
+ * save a product by several of these, and give the same bits. Found out before main(); only a test
+ * changes it. */
+extern bool kern_has_spare_pipes;
+
 /* The same product for F32, F16 and BF16 weights through OpenBLAS: for many rows, and where bits
  * may depend on how many. */
 void kern_gemm_float(const struct kern_ops *kern, enum kern_type type, const struct kern_mul *m);

@@ -102,17 +102,18 @@ static ALWAYS_INLINE vi panel_weights(const struct weight_panel *p, struct lane_
     return s % 2 ? high_nibbles(pair) : low_nibbles(pair);
 }
 
-/*
- * Adds a run of steps, from step `begin` of block or sub-block s on, to that of each row. Most of
- * the time goes here, into instructions and loads: activations that are operands in memory are an
- * instruction less for each row, but a load more. A CPU makes as many loads as products, so those
- * of two rows are not, but where rows are few and products wait for each other.
- */
-static ALWAYS_INLINE void add_run(const struct weight_panel *p, struct lane_format f, int s,
-                                  int begin, const struct panel_rows *r, int n_rows,
-                                  struct fetching *ahead, vi run[PANEL_ROWS][PANEL_VECS]) {
-    const int n_at = n_rows < 5 ? n_rows : n_rows - 2;
+/* Rows whose activations are operands in memory: an instruction less for each, but a load more. An
+ * Intel CPU makes as many loads as products, so those of two rows are not, but where rows are few
+ * and products wait for each other. */
+static ALWAYS_INLINE int rows_in_memory(int n_rows) {
+    return n_rows < 5 ? n_rows : n_rows - 2;
+}
 
+/* Adds a run of steps, from step `begin` of block or sub-block s on, to that of each row; n_at of
+ * them are operands in memory. Most of the time goes here. */
+static ALWAYS_INLINE void add_run(const struct weight_panel *p, struct lane_format f, int s,
+                                  int begin, const struct panel_rows *r, int n_rows, int n_at,
+                                  struct fetching *ahead, vi run[PANEL_ROWS][PANEL_VECS]) {
 #pragma GCC unroll 8
     for (int t = begin; t < begin + run_steps(f); t++) {
         vi w[PANEL_VECS];
@@ -162,7 +163,7 @@ static ALWAYS_INLINE void dot_block(const struct weight_panel *p, struct lane_fo
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
                 run[i][v] = vi_run_begin(dot[i][v], f.largest);
-        add_run(p, f, b, begin, r, n_rows, &ahead, run);
+        add_run(p, f, b, begin, r, n_rows, rows_in_memory(n_rows), &ahead, run);
 #pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -277,7 +278,7 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
                 for (int v = 0; v < PANEL_VECS; v++)
                     run[i][v] =
                         has_offset ? vi_set1(-f.offset * row_sub_sums(&r->x, f, i)[s]) : vi_set1(0);
-            add_run(p, f, s, begin, r, n_rows, &ahead, run);
+            add_run(p, f, s, begin, r, n_rows, rows_in_memory(n_rows), &ahead, run);
 #pragma GCC unroll 8
             for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
@@ -288,6 +289,59 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
         }
     }
 }
+
+#ifdef SPARE_PIPES
+/*
+ * The same for a format without an offset where dot products fit, with one product for the scales
+ * of two sub-blocks. Their dot products are made in the same register: those of the second
+ * sub-block come first and are moved into the upper halves; those of the first are added to 2^15,
+ * so they never borrow, and lose it again at the end. That is three instructions for half a
+ * product: see kern_has_spare_pipes.
+ */
+static ALWAYS_INLINE void sum_super_paired(const struct weight_panel *p, struct lane_format f,
+                                           struct panel_rows *r, int n_rows, bool fetches,
+                                           vi sum[PANEL_ROWS][PANEL_VECS]) {
+    vi next[PANEL_ROWS][PANEL_VECS];
+
+#pragma GCC unroll 8
+    for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++)
+            next[i][v] = vi_set1(0);
+    for (int s = f.n_sub - 1; s >= 0; s--) {
+        struct fetching ahead = begin_tile_round(r, f, s, fetches);
+        vi run[PANEL_ROWS][PANEL_VECS];
+
+        /* GCC 12 keeps an array in memory that goes around the loop and through add_run(). */
+#pragma GCC unroll 8
+        for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL_VECS; v++)
+                run[i][v] = next[i][v];
+        add_run(p, f, s, 0, r, n_rows, n_rows, &ahead, run);
+        if (s % 2 == 1) {
+#pragma GCC unroll 8
+            for (int i = 0; i < n_rows; i++)
+#pragma GCC unroll 4
+                for (int v = 0; v < PANEL_VECS; v++)
+                    next[i][v] = vi_settled(vi_or(vi_sll(run[i][v], 16), vi_set1(0x8000)));
+            continue;
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL_VECS; v++) {
+            vi scales = vi_settled(vi_low_words(p->scale[s][v], p->scale[s + 1][v]));
+
+#pragma GCC unroll 8
+            for (int i = 0; i < n_rows; i++) {
+                vi pair = vi_xor(run[i][v], vi_set1(0x8000));
+
+                sum[i][v] = vi_settled(vi_dot2(sum[i][v], pair, scales));
+                next[i][v] = vi_set1(0);
+            }
+        }
+    }
+}
+#endif
 
 static ALWAYS_INLINE void take_offsets(const struct weight_panel *p, struct lane_format f,
                                        const struct panel_rows *r, int n_rows,
@@ -317,10 +371,14 @@ static ALWAYS_INLINE void tile_super(const struct weight_panel *p, struct lane_f
 #pragma GCC unroll 4
         for (int v = 0; v < PANEL_VECS; v++)
             sum[i][v] = vi_set1(0);
-    if (dots_fit(f, r, n_rows))
-        sum_super(p, f, r, n_rows, fetches, true, sum);
-    else
+    if (!dots_fit(f, r, n_rows))
         sum_super(p, f, r, n_rows, fetches, false, sum);
+#ifdef SPARE_PIPES
+    else if (SPARE_PIPES && !f.offset)
+        sum_super_paired(p, f, r, n_rows, fetches, sum);
+#endif
+    else
+        sum_super(p, f, r, n_rows, fetches, true, sum);
     if (f.offset && RUN_IS_INT16)
         take_offsets(p, f, r, n_rows, sum);
     if (f.has_min)

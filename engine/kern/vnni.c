@@ -6,6 +6,7 @@
 #include "engine/kern/quantize.inc.c"
 #include "engine/kern/run-vnni.inc.c"
 
+#define SPARE_PIPES kern_has_spare_pipes
 #include "engine/kern/mul-int.inc.c"
 
 #define TIER_NAME        "vnni"
