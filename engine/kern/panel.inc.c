@@ -291,12 +291,14 @@ static ALWAYS_INLINE void sum_super(const struct weight_panel *p, struct lane_fo
 }
 
 #ifdef SPARE_PIPES
+_Static_assert(!RUN_IS_INT16, "the whole of a sub-block is one run");
+
 /*
  * The same for a format without an offset where dot products fit, with one product for the scales
  * of two sub-blocks. Their dot products are made in the same register: those of the second
  * sub-block come first and are moved into the upper halves; those of the first are added to 2^15,
- * so they never borrow, and lose it again at the end. That is three instructions for half a
- * product: see kern_has_spare_pipes.
+ * so they never borrow, and lose it again at the end. Three instructions stand for the other
+ * product: see kern_has_spare_pipes. (An offset costs as much as it saves. All measured on Zen 4.)
  */
 static ALWAYS_INLINE void sum_super_paired(const struct weight_panel *p, struct lane_format f,
                                            struct panel_rows *r, int n_rows, bool fetches,
@@ -312,12 +314,14 @@ static ALWAYS_INLINE void sum_super_paired(const struct weight_panel *p, struct 
         struct fetching ahead = begin_tile_round(r, f, s, fetches);
         vi run[PANEL_ROWS][PANEL_VECS];
 
-        /* GCC 12 keeps an array in memory that goes around the loop and through add_run(). */
+        /* GCC 12 keeps an array in memory that goes around the loop and through add_run(), or twice
+         * through it: that is three times slower. */
 #pragma GCC unroll 8
         for (int i = 0; i < n_rows; i++)
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL_VECS; v++)
                 run[i][v] = next[i][v];
+        /* With no row's activations in registers there is one for 2^15. */
         add_run(p, f, s, 0, r, n_rows, n_rows, &ahead, run);
         if (s % 2 == 1) {
 #pragma GCC unroll 8

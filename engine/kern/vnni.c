@@ -6,6 +6,7 @@
 #include "engine/kern/quantize.inc.c"
 #include "engine/kern/run-vnni.inc.c"
 
+/* Not in ints-vnni.h: CPUs with tiles have none. */
 #define SPARE_PIPES kern_has_spare_pipes
 #include "engine/kern/mul-int.inc.c"
 
