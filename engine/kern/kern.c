@@ -182,15 +182,15 @@ __attribute__((constructor)) static void find_spare_pipes(void) {
     kern_has_spare_pipes = __builtin_cpu_is("amd");
 }
 
-const struct kern_ops *kern_select(const char *isa_max) {
+const struct kern_ops *kern_select(const char *name) {
     unsigned available = kern_isa_available();
 
     for (size_t i = ARRAY_SIZE(tiers); i-- > 0;) {
-        if (isa_max && strcmp(isa_max, tiers[i].ops->name) != 0)
+        if (name && strcmp(name, tiers[i].ops->name) != 0)
             continue;
         if (available & BIT(i))
             return tiers[i].ops;
-        if (isa_max)
+        if (name)
             return NULL;
     }
     return NULL;

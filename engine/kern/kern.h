@@ -213,9 +213,8 @@ struct kern_ops {
     void (*attend_merge)(struct kern_span *so_far, const struct kern_span *next, size_t head_size);
 };
 
-/* The best tier this CPU has, or the best at most `isa_max` (a name). NULL: no such name, or the
- * CPU lacks it. */
-const struct kern_ops *kern_select(const char *isa_max);
+/* The best tier this CPU has, or the one of that name. NULL: no such name, or the CPU lacks it. */
+const struct kern_ops *kern_select(const char *name);
 const char *const *kern_isa_names(void); /* NULL-ended, slowest first */
 unsigned kern_isa_available(void);       /* bits in that order */
 /* Why the best tier of this CPU isn't available although the CPU has it; NULL: it is. */

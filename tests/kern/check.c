@@ -268,6 +268,22 @@ static void check_residual(const struct kern_ops *tier, const struct kern_acts *
     unguard(&rest[1]);
 }
 
+static void check_dequantize(const struct kern_ops *tier, enum kern_type type, enum kind kind) {
+    const struct kern_type_info *info = &kern_types[type];
+    size_t n_blocks = info->block_values == 1 ? 77 : 9, n = n_blocks * info->block_values;
+    struct guarded w = guard(n_blocks * info->block_bytes, kind % 2 == 1);
+    struct guarded values[2] = {guard(n * sizeof(float), false), guard(n * sizeof(float), false)};
+    float *y[2] = {(float *)(void *)values[0].bytes, (float *)(void *)values[1].bytes};
+
+    fill_blocks(type, w.bytes, n_blocks * info->block_bytes, kind);
+    kern_select("generic")->dequantize[type](w.bytes, y[0], n);
+    tier->dequantize[type](w.bytes, y[1], n);
+    assert(same_floats(y[0], y[1], n));
+    unguard(&values[0]);
+    unguard(&values[1]);
+    unguard(&w);
+}
+
 static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t k, uint32_t n_out,
                       uint32_t n_rows, enum kind kind, bool gather) {
     const struct kern_ops *generic = kern_select("generic");
@@ -314,6 +330,9 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
                                            .next = (n_out + (unsigned)kind) % 2 ? w.bytes : NULL,
                                            .scratch = scratch.bytes});
     }
+    for (size_t i = 0; i < n_y; i++)
+        assert((i / Y_STRIDE < n_rows && i % Y_STRIDE < n_out) ||
+               same_floats(&y[0][i], &(float){BORDER}, 1));
     if (!same_floats(y[0], y[1], n_y)) {
         (void)printf("# %s %s: k %u, outputs %u, rows %u, kind %d, gather %d: other bits\n",
                      tier->name, info->name, k, n_out, n_rows, (int)kind, gather);
@@ -393,7 +412,8 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
             check_mul(tier, type, n_blocks * block, outs[i], rows[j],
                       j % 3 ? KIND_GENTLE : KIND_RANDOM, (i + j) % 2);
         }
-    for (int kind = 0; kind < KIND_N; kind++)
+    for (int kind = 0; kind < KIND_N; kind++) {
+        check_dequantize(tier, type, (enum kind)kind);
         for (size_t i = 0; i < ARRAY_SIZE(kind_rows); i++)
             check_mul(tier, type,
                       (block == 256  ? 2
@@ -401,6 +421,7 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
                                      : 77) *
                           block,
                       37, kind_rows[i], (enum kind)kind, (i + (size_t)kind) % 2);
+    }
     for (int gather = 0; gather < 2; gather++)
         check_mul(tier, type, n_many * block, 33, ROWS_MAX, KIND_GENTLE, gather);
     check_mul(tier, type, n_many * block, 33, 256, KIND_GENTLE, false); /* whole tiles alone */
@@ -410,16 +431,19 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
     check_plain_blocks(tier, type);
 }
 
-static void check_tier(const struct kern_ops *tier) {
+static void check_tier(const char *name) {
+    const struct kern_ops *tier = kern_select(name);
+    const char *refused = strcmp(name, "amx") == 0 ? kern_isa_refused() : NULL;
+
     if (!tier)
-        test_skip("this CPU lacks the instruction set");
+        test_skip(refused ? refused : "this CPU lacks the instruction set");
     for (int type = 0; type < KERN_TYPE_N; type++)
         check_type(tier, (enum kern_type)type);
 }
 
 #define TIER(name)                                                                                 \
     static void test_##name(void) {                                                                \
-        check_tier(kern_select(#name));                                                            \
+        check_tier(#name);                                                                         \
     }
 TIER(generic)
 TIER(avx2)
@@ -431,7 +455,7 @@ TIER(amx)
 /* As on a CPU of the other kind. */
 static void test_vnni_spare_pipes(void) {
     kern_has_spare_pipes = !kern_has_spare_pipes;
-    check_tier(kern_select("vnni"));
+    check_tier("vnni");
 }
 
 /* The AMX tier on tiles in plain C. They were used, and were given back. (That memory is written
