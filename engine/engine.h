@@ -396,8 +396,9 @@ struct gk_result {
     size_t n_more;        /* results of the same step that follow: drafted tokens were right */
 };
 
-/* Takes neither memory nor locks, but where a sequence has a constraint (grammar/match.h). Returns
- * 0, or GK_E_DATA_LOSS: every result is GK_FINISH_FAILED and the engine is lost. */
+/* Takes neither memory nor locks, but where a sequence has a constraint (grammar/match.h) and where
+ * float weights go through OpenBLAS, which maps a buffer for each thread, once. Returns 0, or
+ * GK_E_DATA_LOSS: every result is GK_FINISH_FAILED and the engine is lost. */
 int gk_step(GkEngine *e, const struct gk_plan *plan, struct gk_result *ret_results);
 /* The next of the sequence's results of the last step. False: there is none. */
 bool gk_seq_next_result(GkSeq *seq, struct gk_result *ret);

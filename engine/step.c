@@ -16,8 +16,9 @@
  *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
  * number of threads nor on who was quicker. Nothing here logs, and nothing allocates or locks
- * but what a constraint asks (grammar/match.h). Rejected: a fork and join around each operation, as
- * a compute graph has it, which costs two barriers where this has one.
+ * but what a constraint asks (grammar/match.h), and OpenBLAS at a thread's first product. Rejected:
+ * a fork and join around each operation, as a compute graph has it, which costs two barriers where
+ * this has one.
  */
 #include "engine/step.h"
 

@@ -1,9 +1,10 @@
 /*
  * A step takes no memory and no lock: all that it needs was there when the model was opened and the
- * sequence made. But a sequence with a constraint asks the constraint's automaton, which others may
- * ask at the same time, when its logits are there: under the automaton's lock, with memory for what
- * is new to it, within the maxima of automaton.h. malloc() and its kin, mmap() and
- * pthread_mutex_lock() are ours here and count, whoever calls them.
+ * sequence made. But OpenBLAS maps a buffer for each thread, once, and a sequence with a constraint
+ * asks the constraint's automaton, which others may ask at the same time, when its logits are
+ * there: under the automaton's lock, with memory for what is new to it, within the maxima of
+ * automaton.h. malloc() and its kin, mmap() and pthread_mutex_lock() are ours here and count,
+ * whoever calls them.
  */
 #include "base/macro.h"
 #include "engine/engine.h"
@@ -28,41 +29,43 @@ static void count(atomic_size_t *n) {
 
 #ifdef __SANITIZE_ADDRESS__
 #define SANITIZED true /* malloc() is the sanitizer's */
+#define SHARED
 #else
 #define SANITIZED false
+#define SHARED    __attribute__((visibility("default"))) /* libraries call them, too */
 
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *p, size_t n);
 void *__libc_memalign(size_t alignment, size_t n);
 
-void *malloc(size_t n) {
+SHARED void *malloc(size_t n) {
     count(&n_allocated);
     return __libc_malloc(n);
 }
 
-void *calloc(size_t n, size_t size) {
+SHARED void *calloc(size_t n, size_t size) {
     count(&n_allocated);
     return __libc_calloc(n, size);
 }
 
-void *realloc(void *p, size_t n) {
+SHARED void *realloc(void *p, size_t n) {
     count(&n_allocated);
     return __libc_realloc(p, n);
 }
 
-void *aligned_alloc(size_t alignment, size_t n) {
+SHARED void *aligned_alloc(size_t alignment, size_t n) {
     count(&n_allocated);
     return __libc_memalign(alignment, n);
 }
 
-int posix_memalign(void **ret, size_t alignment, size_t n) {
+SHARED int posix_memalign(void **ret, size_t alignment, size_t n) {
     count(&n_allocated);
     *ret = __libc_memalign(alignment, n);
     return *ret ? 0 : ENOMEM;
 }
 
-void *mmap(void *at, size_t n, int protection, int flags, int file, off_t offset) {
+SHARED void *mmap(void *at, size_t n, int protection, int flags, int file, off_t offset) {
     void *(*next)(void *, size_t, int, int, int, off_t);
 
     *(void **)&next = dlsym(RTLD_NEXT, "mmap");
@@ -71,7 +74,7 @@ void *mmap(void *at, size_t n, int protection, int flags, int file, off_t offset
 }
 #endif
 
-int pthread_mutex_lock(pthread_mutex_t *mutex) {
+SHARED int pthread_mutex_lock(pthread_mutex_t *mutex) {
     int (*next)(pthread_mutex_t *);
 
     *(void **)&next = dlsym(RTLD_NEXT, "pthread_mutex_lock");
@@ -125,10 +128,11 @@ static void make_sequences(GkEngine *e, GkSeq *ret[3]) {
         assert(gk_seq_new(&ret[i], e, tokens, ARRAY_SIZE(tokens) - 7 * i, &params[i], NULL) == 0);
 }
 
-/* From the very first step on: prompts in slices, then one token at a time. */
-static void check(const char *path, enum gk_kv_type kv, unsigned n_threads) {
+/* From the very first step on: prompts in slices, then one token at a time. With an `isa`, whose
+ * float products are OpenBLAS's from few rows on, a thread's first one may map a buffer. */
+static void check(const char *path, enum gk_kv_type kv, unsigned n_threads, const char *isa) {
     struct gk_options o = {
-        .path = path, .kv_type = kv, .kv_bytes_max = 64u << 20, .exact_floats = true};
+        .path = path, .kv_type = kv, .kv_bytes_max = 64u << 20, .exact_floats = !isa, .isa = isa};
     GkSeq *seqs[3];
     GkEngine *e;
 
@@ -141,7 +145,7 @@ static void check(const char *path, enum gk_kv_type kv, unsigned n_threads) {
         step(e, seqs, ARRAY_SIZE(seqs), i == 0 ? 70 : 40);
     (void)printf("# %s: allocated %zu times, locked %zu times\n", path, n_allocated, n_locked);
     (void)fflush(stdout);
-    assert(n_allocated == 0 && n_locked == 0);
+    assert(n_allocated <= (o.exact_floats ? 0 : n_threads) && n_locked == 0);
     for (size_t i = 0; i < ARRAY_SIZE(seqs); i++)
         (void)gk_seq_free(seqs[i]);
     e = gk_engine_close(e);
@@ -149,10 +153,11 @@ static void check(const char *path, enum gk_kv_type kv, unsigned n_threads) {
 }
 
 static void test_steps_take_nothing(void) {
-    check("tests/golden/grok/model-q8_0.gguf", GK_KV_F16, 1);
-    check("tests/golden/grok/model-q8_0.gguf", GK_KV_Q8_0, 2);
-    check("tests/golden/mixtral256/model-q4_k.gguf", GK_KV_F32, 3);
-    check("tests/golden/mixtral/model-f16.gguf", GK_KV_F16, 2);
+    check("tests/golden/grok/model-q8_0.gguf", GK_KV_F16, 1, NULL);
+    check("tests/golden/grok/model-q8_0.gguf", GK_KV_Q8_0, 2, NULL);
+    check("tests/golden/mixtral256/model-q4_k.gguf", GK_KV_F32, 3, NULL);
+    check("tests/golden/mixtral/model-f16.gguf", GK_KV_F16, 2, NULL);
+    check("tests/golden/mixtral/model-f16.gguf", GK_KV_F16, 2, "generic");
 }
 
 /* To the end of its text. */
