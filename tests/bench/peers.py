@@ -3,11 +3,12 @@
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
                          [--batch 8,16,32] [--busy N] [--isa NAME] [--node DIR] [--ik DIR]
-                         [--build DIR]
+                         [--ik-options WORDS] [--build DIR]
 
 --build: where grokd's bench is; otherwise the build beside this script's sources.
 --node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
+--ik-options: more options for both of these, as one word: --ik-options='-ctk q8_0 -ctv q8_0'.
 --batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
 --isa: grokd's instruction set where it isn't the CPU's best; peers have theirs from how they were built.
@@ -19,6 +20,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -93,7 +95,7 @@ def llama_cpp(a):
 
 def ik_llama_cpp(a):
     out = json.loads(run([f"{a.ik}/llama-bench", "-m", a.model, "-t", str(a.threads), "-p", str(a.prefill), "-n",
-                          str(a.decode), "-r", "1", "-fa", "1", "-o", "json"]))
+                          str(a.decode), "-r", "1", "-fa", "1", *a.ik_options, "-o", "json"]))
     speed = {bool(row["n_prompt"]): row["avg_ts"] for row in out}
     return {"prefill": speed[True], "decode": speed[False], **(ik_batched(a) if a.batch else {})}
 
@@ -103,7 +105,7 @@ def ik_batched(a):
     n_positions = max(4096, max(a.batch) * (IK_PROMPT + a.decode))
     table = run([f"{a.ik}/llama-batched-bench", "-m", a.model, "-t", str(a.threads), "-tb", str(a.threads),
                  "-c", str(n_positions), "-b", "2048", "-ub", "512", "-npp", str(IK_PROMPT), "-ntg", str(a.decode),
-                 "-npl", joined(a.batch), "-fa", "1"], both=True)
+                 "-npl", joined(a.batch), "-fa", "1", *a.ik_options], both=True)
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
     rates = {int(row[3]): float(row[8]) for row in rows if row[3].strip().isdigit()}
     return {f"batch {n}": rates[n] for n in a.batch}
@@ -158,6 +160,7 @@ def parse_arguments():
     p.add_argument("--isa")
     p.add_argument("--node")
     p.add_argument("--ik")
+    p.add_argument("--ik-options", type=shlex.split, default=[])
     p.add_argument("--build", default=str(HERE.parent.parent / "build"))
     a = p.parse_args()
     check_programs(p, a)
@@ -186,7 +189,9 @@ def main():
                                      for key in columns))
     if a.busy:
         print(f"busy programs beside all of this, the roof's measurement too: {a.busy}")
-    print(f"grokd's share of the roof: prefill {ours['prefill_share']:.0%}, decode {ours['decode_share']:.0%}")
+    for name, m in median.items():
+        shares = [f"{key} {ours[key + '_share'] * m[key] / ours[key]:.0%}" for key in ("prefill", "decode")]
+        print(f"{name}'s share of the roof: {', '.join(shares)}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,9 @@ assert [row["drafts"] for row in run["drafts"]] == [1, 1, 1]
 for roofs in [run["roofs"], *run["roofs"]["teams"]]:
     for key in "threads", "read_bytes_per_second", "int8_ops_per_second", "f32_ops_per_second":
         assert roofs[key] > 0, roofs
-assert run["memory"]["file_bytes"] > 0 and run["load_seconds"] > 0
+assert all(team["barrier_seconds"] > 0 for team in run["roofs"]["teams"]), run
+assert all(run["memory"][key] > 0 for key in ("file_bytes", "resident_bytes", "resident_anonymous_bytes")), run
+assert run["load_seconds"] > 0
 END
 }
 
@@ -119,10 +121,12 @@ reads_ik() { # what its two programs print, one of them on standard error
     mkdir "$fake"
     cat >"$fake/llama-bench" <<END
 #!/bin/sh
+[ "\$(echo "\$*" | grep -c -e '-ctk q8_0')" = 1 ] || exit 1
 echo '[{"n_prompt": 4, "n_gen": 0, "avg_ts": 8.25}, {"n_prompt": 0, "n_gen": 2, "avg_ts": 2.5}]'
 END
     cat >"$fake/llama-batched-bench" <<END
 #!/bin/sh
+[ "\$(echo "\$*" | grep -c -e '-ctk q8_0')" = 1 ] || exit 1
 cat >&2 <<TABLE
 
 |    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |
@@ -131,8 +135,10 @@ cat >&2 <<TABLE
 TABLE
 END
     chmod +x "$fake"/llama-*
-    peers "$model" --threads 1 --prefill 4 --decode 2 --batch 2 --repeat 1 --ik "$fake" >"$scratch/out" || return 1
+    peers "$model" --threads 1 --prefill 4 --decode 2 --batch 2 --repeat 1 --ik "$fake" --ik-options='-ctk q8_0' \
+        >"$scratch/out" || return 1
     cat "$scratch/out"
+    grep -Eqx "ik_llama.cpp's share of the roof: prefill [0-9]+%, decode [0-9]+%" "$scratch/out" || return 1
     grep -Eqx 'ik_llama.cpp +8.25 +[0-9.]+ +2.50 +[0-9.]+ +16.50 +[0-9.]+ +- +- *' "$scratch/out"
 }
 
