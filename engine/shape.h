@@ -87,39 +87,45 @@ struct expert_counts {
 
 /* Everything a step writes. n_rows at most n_rows_max; slots are (row, rank) pairs. */
 typedef struct Scratch {
-    struct row *rows;                  // (n_rows)
-    struct row_run *runs;              // (n_runs) of the rows, in their order
-    float *hidden;                     // (n_rows, n_embd) the residual stream
-    float *normed;                     // (n_rows, n_embd)
-    float *branch;                     // (n_rows, n_embd) what attention or the experts add
+    struct row *rows;              // (n_rows)
+    struct row_run *runs;          // (n_runs) of the rows, in their order
+    float *hidden;                 // (n_rows, n_embd) the residual stream
+    float *normed;                 // (n_rows, n_embd)
+    float *branch;                 // (n_rows, n_embd) what attention or the experts add
+    float *rope_cos, *rope_sin;    // (n_rows, n_rot / 2)
+    struct kern_acts x[ACT_KINDS]; // (n_x, n_embd) normed, quantised; then as many rows of what
+                                   // that left, where queries, keys or values are made from it
+    bool x_has_rest[ACT_KINDS];    /* they are */
+    uint32_t n_x;                  /* n_rows_max, or LOGIT_ROWS if that is more */
+    float *router;                 // (n_rows, n_experts) probabilities
+    uint32_t *chosen;              // (n_rows, n_experts_used) expert of each rank
+    float *gates;                  // (n_rows, n_experts_used) weight of each rank
+    uint32_t *slot_of;             // (n_rows, n_experts_used) slot of each rank
+    uint32_t *slot_row;            // (n_slots) the slot's row, sorted by expert
+    uint32_t *expert_begin;        // (n_experts + 1) each expert's slots
+    struct expert_counts *counts;  // (n_experts)
+    uint32_t *active, *n_active;   // (n_experts), (1) experts that have slots, and how many
+    uint32_t *logit_rows;          // (n_rows) rows that want logits
+    void **thread;                 // (n_threads) THREAD_SCRATCH_BYTES each
+
+    uint8_t *phases; /* what follows, in the same memory: each holds until the next phase begins */
+    /* attention */
     float *q;                          // (n_rows, n_heads, head_size)
     float *k, *v;                      // (n_rows, n_kv_heads, head_size)
     float *attended;                   // (n_rows, n_heads, head_size)
     float *span_acc;                   // (n_rows, n_heads, head_size) of the span at hand; or
                                        // (parts, n_heads, head_size): see attn_plan_spans()
     float *span_max, *span_sum;        // (parts, n_heads), at most n_rows_max parts
-    float *rope_cos, *rope_sin;        // (n_rows, n_rot / 2)
-    struct kern_acts x[ACT_KINDS];     // (n_x, n_embd) normed, quantised; then as many rows of what
-                                       // that left, where queries, keys or values are made from it
-    bool x_has_rest[ACT_KINDS];        /* they are */
-    uint32_t n_x;                      /* n_rows_max, or LOGIT_ROWS if that is more */
     struct kern_acts heads[ACT_KINDS]; // (n_rows, n_heads·head_size) attended, quantised
+    /* experts */
     struct kern_acts
         slot_x[ACT_KINDS]; // (n_slots, n_embd) experts' rows of x where moe_gathers(); no floats
     struct kern_acts inner[ACT_KINDS]; // (n_slots, n_ff) activation(gate)·up, quantised
-    float *router;                     // (n_rows, n_experts) probabilities
-    uint32_t *chosen;                  // (n_rows, n_experts_used) expert of each rank
-    float *gates;                      // (n_rows, n_experts_used) weight of each rank
-    uint32_t *slot_of;                 // (n_rows, n_experts_used) slot of each rank
-    uint32_t *slot_row;                // (n_slots) the slot's row, sorted by expert
-    uint32_t *expert_begin;            // (n_experts + 1) each expert's slots
-    struct expert_counts *counts;      // (n_experts)
-    uint32_t *active, *n_active;       // (n_experts), (1) experts that have slots, and how many
     float *expert_out;                 // (n_slots, n_embd)
-    uint32_t *logit_rows;              // (n_rows) rows that want logits
-    float *logits;                     // (LOGIT_ROWS, n_vocab) one group of them
-    void **thread;                     // (n_threads) THREAD_SCRATCH_BYTES each
-    uint64_t n_bytes;                  /* all of it */
+    /* output head */
+    float *logits; // (LOGIT_ROWS, n_vocab) one group of them
+
+    uint64_t n_bytes; /* all of it */
 } Scratch;
 
 #define LOGIT_ROWS 64  /* rows that go through the output head together */

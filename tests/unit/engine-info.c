@@ -217,31 +217,43 @@ static void test_steps_larger_than_the_machine(void) {
     options.pool = gk_pool_free(options.pool);
 }
 
-/* Slices of 512 of Grok-1's prompts: less than 300 MB besides the file and the KV cache. */
-static void test_a_step_of_grok_1(void) {
+/* What a step of 512 rows of Grok-1's takes by as many threads as a machine may have, with all of
+ * the weights of one type. */
+static uint64_t step_bytes_of_grok_1(enum kern_type type, GkPool *pool) {
     Shape s = models[0].shape;
     uint32_t n_heads = s.n_heads * s.head_size, n_kv = s.n_kv_heads * s.head_size;
-    struct weight gate = {.n_out = s.n_ff, .k = s.n_embd, .type = KERN_Q4_K}, up = gate,
-                  down = {.n_out = s.n_embd, .k = s.n_ff, .type = KERN_Q4_K};
+    struct weight gate = {.n_out = s.n_ff, .k = s.n_embd, .type = type}, up = gate,
+                  down = {.n_out = s.n_embd, .k = s.n_ff, .type = type};
     struct layer layer = {
-        .q = {.n_out = n_heads, .k = s.n_embd, .type = KERN_Q4_K},
-        .k = {.n_out = n_kv, .k = s.n_embd, .type = KERN_Q4_K},
-        .v = {.n_out = n_kv, .k = s.n_embd, .type = KERN_Q4_K},
-        .o = {.n_out = s.n_embd, .k = n_heads, .type = KERN_Q4_K},
+        .q = {.n_out = n_heads, .k = s.n_embd, .type = type},
+        .k = {.n_out = n_kv, .k = s.n_embd, .type = type},
+        .v = {.n_out = n_kv, .k = s.n_embd, .type = type},
+        .o = {.n_out = s.n_embd, .k = n_heads, .type = type},
         .experts = {&gate, &up, &down},
     };
-    Weights w = {.output = {.n_out = s.n_vocab, .k = s.n_embd, .type = KERN_Q4_K},
-                 .layers = &layer};
-    GkPool *pool = test_team(8, 1);
+    Weights w = {.output = {.n_out = s.n_vocab, .k = s.n_embd, .type = type}, .layers = &layer};
     Scratch scratch = {.rows = NULL};
+    uint64_t ret;
 
     s.n_layers = 1; /* layers take turns with the scratch */
     s.n_rot = s.head_size;
     assert(scratch_init(&scratch, &s, &w, 512, pool, NULL) == 0);
-    (void)printf("# %.1f MB for 512 rows and 8 threads\n", 1e-6 * (double)scratch.n_bytes);
-    assert(scratch.n_bytes > 512ull * 2 * s.n_ff); /* (slots, n_ff) bytes that down reads */
-    assert(scratch.n_bytes < 300 * 1000 * 1000);
+    ret = scratch.n_bytes;
     scratch_deinit(&scratch, gk_pool_n_threads(pool));
+    return ret;
+}
+
+/* Slices of 512 of Grok-1's prompts: less than 300 MB besides the file and the KV cache. */
+static void test_a_step_of_grok_1(void) {
+    GkPool *pool = test_team(64, 1);
+
+    for (int type = 0; type < KERN_TYPE_N; type++) {
+        uint64_t n_bytes = step_bytes_of_grok_1((enum kern_type)type, pool);
+
+        (void)printf("# %s: %.1f MB\n", kern_types[type].name, 1e-6 * (double)n_bytes);
+        assert(n_bytes > 512ull * 2 * models[0].shape.n_ff); /* (slots, n_ff) that down reads */
+        assert(n_bytes < 300 * 1000 * 1000);
+    }
     pool = gk_pool_free(pool);
 }
 
