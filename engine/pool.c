@@ -121,6 +121,10 @@ void pool_barrier_once(GkPool *pool, void (*fn)(void *userdata), void *userdata)
     gate_open(&pool->barrier);
 }
 
+unsigned pool_n_barriers(const GkPool *pool) {
+    return atomic_load_explicit(&pool->barrier.epoch, memory_order_relaxed);
+}
+
 void pool_count_set(PoolCount *count, unsigned n_parts) {
     atomic_store_explicit(&count->done.epoch, 0, memory_order_relaxed);
     atomic_store_explicit(&count->n_left, n_parts, memory_order_relaxed);

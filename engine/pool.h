@@ -25,6 +25,9 @@ void pool_run(GkPool *pool, pool_fn *fn, void *userdata);
 void pool_barrier(GkPool *pool, unsigned i_thread);
 /* The same, but whoever comes last calls fn first, while the others wait. */
 void pool_barrier_once(GkPool *pool, void (*fn)(void *userdata), void *userdata);
+/* How often its members have met since it began, modulo 2^32; the end of pool_run() counts. One
+ * member alone never waits: 0. */
+unsigned pool_n_barriers(const GkPool *pool);
 
 /* The NUMA nodes that members are on, counted from 0 in the members' order; 1 where members are not
  * pinned. */

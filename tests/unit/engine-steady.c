@@ -1,15 +1,18 @@
 /*
- * A step takes no memory and no lock: all that it needs was there when the model was opened and the
- * sequence made. But OpenBLAS maps a buffer for each thread, once, and a sequence with a constraint
- * asks the constraint's automaton, which others may ask at the same time, when its logits are
- * there: under the automaton's lock, with memory for what is new to it, within the maxima of
- * automaton.h. malloc() and its kin, mmap() and pthread_mutex_lock() are ours here and count,
- * whoever calls them.
+ * A step takes no memory and no lock, and its threads seldom meet: all that it needs was there when
+ * the model was opened and the sequence made. But OpenBLAS maps a buffer for each thread, once, and
+ * a sequence with a constraint asks the constraint's automaton, which others may ask at the same
+ * time, when its logits are there: under the automaton's lock, with memory for what is new to it,
+ * within the maxima of automaton.h. malloc() and its kin, mmap() and pthread_mutex_lock() are ours
+ * here and count, whoever calls them.
  */
 #include "base/macro.h"
 #include "engine/engine.h"
+#include "engine/pool.h"
 #include "tests/util/team.h"
+#include "tests/util/temp.h"
 #include "tests/util/test.h"
+#include "tests/util/tiny-model.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -217,11 +220,66 @@ static void test_what_is_taken_is_counted(void) {
     o.pool = gk_pool_free(o.pool);
 }
 
+/* Meetings of two members in a prompt's step after n_before positions, of a model of n_layers. */
+static unsigned n_barriers(uint32_t n_layers, uint32_t n_experts, uint32_t n_before,
+                           uint32_t n_rows) {
+    struct gk_options o = {
+        .path = temp_path("layers.gguf"), .kv_bytes_max = 64u << 20, .n_rows_max = 2048};
+    struct gk_params params = gk_params_default();
+    struct tiny_shape shape = tiny_shape_default("llama", KERN_Q8_0);
+    int32_t tokens[2048] = {0};
+    GkSeq *seq = NULL;
+    GkEngine *e = NULL;
+    GgufWriter *w;
+    unsigned ret;
+
+    params.n_tokens_max = 1;
+    shape.n_layers = n_layers;
+    shape.n_experts = n_experts;
+    shape.n_experts_used = MIN(n_experts, 2u);
+    shape.n_context = ARRAY_SIZE(tokens);
+    w = tiny_model(&shape);
+    gguf_writer_save(w, o.path);
+    gguf_writer_free(w);
+    o.pool = test_team(2, 1);
+    assert(gk_engine_open(&e, &o, NULL) == 0);
+    assert(gk_seq_new(&seq, e, tokens, n_before + n_rows, &params, NULL) == 0);
+    if (n_before > 0)
+        step(e, &seq, 1, n_before);
+    ret = pool_n_barriers(o.pool);
+    step(e, &seq, 1, n_rows);
+    ret = pool_n_barriers(o.pool) - ret;
+    seq = gk_seq_free(seq);
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+    return ret;
+}
+
+/* Four of a layer's eight are the experts': two before them, two after. */
+static void test_a_layer_meets_so_often(void) {
+    static const struct {
+        uint32_t n_experts, n_before, n_rows;
+        unsigned n;
+    } cases[] = {
+        {4, 0, 40, 8}, {0, 0, 40, 8}, {4, 3, 1, 5}, {0, 3, 1, 5}, {4, 1500, 1, 6}, {4, 1500, 3, 9},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        unsigned two = n_barriers(2, cases[i].n_experts, cases[i].n_before, cases[i].n_rows),
+                 five = n_barriers(5, cases[i].n_experts, cases[i].n_before, cases[i].n_rows);
+
+        (void)printf("# %u experts, %u rows after %u: %u with 2 layers, %u with 5\n",
+                     cases[i].n_experts, cases[i].n_rows, cases[i].n_before, two, five);
+        assert(five - two == 3 * cases[i].n);
+    }
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(steps_take_nothing),
         TEST(a_constraint_takes_memory_for_what_is_new),
         TEST(what_is_taken_is_counted),
+        TEST(a_layer_meets_so_often),
     };
 
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);
