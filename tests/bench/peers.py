@@ -3,12 +3,13 @@
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
                          [--batch 8,16,32] [--busy N] [--isa NAME] [--node DIR] [--ik DIR]
-                         [--ik-options WORDS] [--build DIR]
+                         [--ik-options WORDS] [--ik-repacked] [--build DIR]
 
 --build: where grokd's bench is; otherwise the build beside this script's sources.
 --node: a folder where `npm install node-llama-cpp` was run (llama.cpp's CPU build comes with it).
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
 --ik-options: more options for both of these, as one word: --ik-options='-ctk q8_0 -ctv q8_0'.
+--ik-repacked: ik_llama.cpp a second time, with weights that it repacks while it loads them, which it then doesn't map.
 --batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
 --isa: grokd's instruction set where it isn't the CPU's best; peers have theirs from how they were built.
@@ -17,6 +18,7 @@ A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it mis
 """
 import argparse
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -93,19 +95,19 @@ def llama_cpp(a):
     return json.loads(out.strip().splitlines()[-1])
 
 
-def ik_llama_cpp(a):
+def ik_llama_cpp(a, repacked=False):
     out = json.loads(run([f"{a.ik}/llama-bench", "-m", a.model, "-t", str(a.threads), "-p", str(a.prefill), "-n",
-                          str(a.decode), "-r", "1", "-fa", "1", *a.ik_options, "-o", "json"]))
+                          str(a.decode), "-r", "1", "-fa", "1", "-rtr", str(int(repacked)), *a.ik_options, "-o", "json"]))
     speed = {bool(row["n_prompt"]): row["avg_ts"] for row in out}
-    return {"prefill": speed[True], "decode": speed[False], **(ik_batched(a) if a.batch else {})}
+    return {"prefill": speed[True], "decode": speed[False], **(ik_batched(a, repacked) if a.batch else {})}
 
 
-def ik_batched(a):
+def ik_batched(a, repacked):
     """Its table goes to standard error: columns PP, TG, B, N_KV, T_PP, S_PP, T_TG, S_TG, …"""
     n_positions = max(4096, max(a.batch) * (IK_PROMPT + a.decode))
     table = run([f"{a.ik}/llama-batched-bench", "-m", a.model, "-t", str(a.threads), "-tb", str(a.threads),
                  "-c", str(n_positions), "-b", "2048", "-ub", "512", "-npp", str(IK_PROMPT), "-ntg", str(a.decode),
-                 "-npl", joined(a.batch), "-fa", "1", *a.ik_options], both=True)
+                 "-npl", joined(a.batch), "-fa", "1", *(["-rtr"] if repacked else []), *a.ik_options], both=True)
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
     rates = {int(row[3]): float(row[8]) for row in rows if row[3].strip().isdigit()}
     return {f"batch {n}": rates[n] for n in a.batch}
@@ -131,6 +133,8 @@ def busy_programs(n):
 
 def check_programs(p, a):
     """Before the first of them has measured for minutes."""
+    if a.ik_repacked and not a.ik:
+        p.error("argument --ik-repacked: --ik isn't given")
     programs = [("--build", a.build, "bench")]
     if a.ik:
         programs.append(("--ik", a.ik, "llama-bench"))
@@ -160,6 +164,7 @@ def parse_arguments():
     p.add_argument("--isa")
     p.add_argument("--node")
     p.add_argument("--ik")
+    p.add_argument("--ik-repacked", action="store_true")
     p.add_argument("--ik-options", type=shlex.split, default=[])
     p.add_argument("--build", default=str(HERE.parent.parent / "build"))
     a = p.parse_args()
@@ -174,6 +179,8 @@ def main():
         programs["llama.cpp"] = llama_cpp
     if a.ik:
         programs["ik_llama.cpp"] = ik_llama_cpp
+        if a.ik_repacked:
+            programs["ik, repacked"] = functools.partial(ik_llama_cpp, repacked=True)
     seen = {name: [] for name in programs}
     with busy_programs(a.busy):
         for i in range(a.repeat):

@@ -96,7 +96,7 @@ for roofs in [run["roofs"], *run["roofs"]["teams"]]:
     for key in "threads", "read_bytes_per_second", "int8_ops_per_second", "f32_ops_per_second":
         assert roofs[key] > 0, roofs
 assert all(team["barrier_seconds"] > 0 for team in run["roofs"]["teams"]), run
-assert all(run["memory"][key] > 0 for key in ("file_bytes", "resident_bytes", "resident_anonymous_bytes")), run
+assert all(run["memory"][key] > 0 for key in ("file_bytes", "resident_bytes", "resident_anonymous_bytes", "kv_bytes")), run
 assert run["load_seconds"] > 0
 END
 }
@@ -122,22 +122,27 @@ reads_ik() { # what its two programs print, one of them on standard error
     cat >"$fake/llama-bench" <<END
 #!/bin/sh
 [ "\$(echo "\$*" | grep -c -e '-ctk q8_0')" = 1 ] || exit 1
-echo '[{"n_prompt": 4, "n_gen": 0, "avg_ts": 8.25}, {"n_prompt": 0, "n_gen": 2, "avg_ts": 2.5}]'
+speed=2.5
+[ "\$(echo "\$*" | grep -c -e '-rtr 1 ')" = 0 ] || speed=3.5
+echo "[{\"n_prompt\": 4, \"n_gen\": 0, \"avg_ts\": 8.25}, {\"n_prompt\": 0, \"n_gen\": 2, \"avg_ts\": \$speed}]"
 END
     cat >"$fake/llama-batched-bench" <<END
 #!/bin/sh
 [ "\$(echo "\$*" | grep -c -e '-ctk q8_0')" = 1 ] || exit 1
+speed=16.50
+[ "\$(echo "\$*" | grep -c -e '-rtr ')" = 0 ] || speed=17.50
 cat >&2 <<TABLE
 
 |    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |
 |-------|--------|------|--------|----------|----------|----------|----------|----------|----------|
-|   128 |      2 |    2 |    260 |    1.000 |   256.00 |    0.250 |    16.50 |    1.250 |   208.00 |
+|   128 |      2 |    2 |    260 |    1.000 |   256.00 |    0.250 |    \$speed |    1.250 |   208.00 |
 TABLE
 END
     chmod +x "$fake"/llama-*
     peers "$model" --threads 1 --prefill 4 --decode 2 --batch 2 --repeat 1 --ik "$fake" --ik-options='-ctk q8_0' \
-        >"$scratch/out" || return 1
+        --ik-repacked >"$scratch/out" || return 1
     cat "$scratch/out"
+    grep -Eqx 'ik, repacked +8.25 +[0-9.]+ +3.50 +[0-9.]+ +17.50 +[0-9.]+ +- +- *' "$scratch/out" || return 1
     grep -Eqx "ik_llama.cpp's share of the roof: prefill [0-9]+%, decode [0-9]+%" "$scratch/out" || return 1
     grep -Eqx 'ik_llama.cpp +8.25 +[0-9.]+ +2.50 +[0-9.]+ +16.50 +[0-9.]+ +- +- *' "$scratch/out"
 }
@@ -212,6 +217,7 @@ check "it refuses to measure none" says 2 'MODELS names no model' bench_run ''
 check "peers without a model" says 2 "$scratch/none" peers "$scratch/none"
 check "peers without a build" says 2 "--build.*$scratch/bench" peers "$model" --build "$scratch"
 check "peers without ik_llama.cpp" says 2 "--ik.*$scratch/llama-bench" peers "$model" --ik "$scratch"
+check "peers without what is repacked" says 2 "--ik-repacked.*--ik" peers "$model" --ik-repacked
 check "peers without node-llama-cpp" says 2 "--node.*$scratch" peers "$model" --node "$scratch"
 check "peers tell what bench refused" says 1 '--context 0:.*context of 4096' \
     peers "$model" --threads 1 --decode 5000
