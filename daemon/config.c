@@ -237,7 +237,7 @@ static const struct key keys[] = {
     {"engine", "lock", parse_bool, AT(lock), "no",
      "keep models in memory, whatever else needs it", 0, 0, NULL},
     {"engine", "hugepages", parse_bool, AT(hugepages), "yes",
-     "ask the kernel for huge pages when a model is read", 0, 0, NULL},
+     "ask the kernel for huge pages for models and their KV caches", 0, 0, NULL},
     {"engine", "context_max", parse_number, AT(n_context_max), "0",
      "positions a request may have; 0: as the model says", 0, UINT32_MAX, NULL},
     {"engine", "max_sequences", parse_number, AT(n_sequences_max), "64",

@@ -41,7 +41,7 @@ static int set_limits(GkEngine *e, const struct gk_options *o, Error *reterr) {
         kv_bytes = kv_bytes_per_position(&e->shape, o->kv_type) *
                    ((uint64_t)(i->n_context_max + KV_PAGE_POSITIONS - 1) / KV_PAGE_POSITIONS *
                     KV_PAGE_POSITIONS);
-    if ((r = kv_pool_init(&e->kv, &e->shape, o->kv_type, kv_bytes, reterr)) != 0)
+    if ((r = kv_pool_init(&e->kv, &e->shape, o->kv_type, kv_bytes, o->hugepages, reterr)) != 0)
         return r;
     return prefix_init(&e->prefixes, &e->kv, o->prefix_cache, reterr);
 }

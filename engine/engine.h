@@ -50,7 +50,7 @@ struct gk_options {
     uint32_t n_sequences_max; /* sequences alive; 0: 64 */
     bool exact_floats;        /* own kernels instead of OpenBLAS for F32, F16 and BF16 weights */
     bool prefix_cache;        /* keep pages of ended sequences for prompts that begin like them */
-    bool hugepages;           /* ask for huge pages before the file is read */
+    bool hugepages;           /* ask for huge pages before the file is read, and for KV pages */
     bool preload;             /* read every page of the file before returning, with progress */
     bool lock;                /* keep in memory what has been read, as far as that is allowed */
     bool (*on_progress)(void *userdata, uint64_t done_bytes,

@@ -21,7 +21,7 @@ uint64_t kv_bytes_per_position(const Shape *s, enum gk_kv_type type) {
 }
 
 int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_bytes_max,
-                 Error *reterr) {
+                 bool hugepages, Error *reterr) {
     uint64_t page_bytes = kv_bytes_per_position(s, type) * KV_PAGE_POSITIONS, n_pages, n_bytes;
     void *memory;
 
@@ -47,7 +47,8 @@ int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_by
     if (memory == MAP_FAILED)
         return error_set(reterr, -errno, "can't map %llu bytes for the KV cache: %m",
                          (unsigned long long)n_bytes);
-    (void)madvise(memory, n_bytes, MADV_HUGEPAGE);
+    if (hugepages)
+        (void)madvise(memory, n_bytes, MADV_HUGEPAGE);
     kv->memory = memory;
     kv->n_memory_bytes = n_bytes;
     kv->n_pages = (uint32_t)n_pages;

@@ -27,7 +27,7 @@ typedef struct KvPool {
 
 /* Returns GK_E_INVALID where the budget holds no page, -ENOMEM. */
 int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_bytes_max,
-                 Error *reterr);
+                 bool hugepages, Error *reterr);
 /* Every page must have been given back. */
 void kv_pool_deinit(KvPool *kv);
 /* Takes n pages or none: false where fewer are free. */

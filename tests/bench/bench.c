@@ -710,6 +710,7 @@ static void open_engine(struct bench *b) {
         .n_rows_max = a->n_rows_max,
         .n_sequences_max = BATCH_MAX,
         .preload = true,
+        .hugepages = true,
     };
     Error error = ERROR_INIT;
     double begin = now();

@@ -255,6 +255,7 @@ static void test_long(void) {
     gguf_writer_save(w, path);
     gguf_writer_free(w);
     check_model(&(struct model){path, GK_KV_F16, false, N_LONG_PROMPT});
+    check_model(&(struct model){path, GK_KV_Q8_0, false, N_LONG_PROMPT});
 }
 
 /* No experts: rows stay where they are, however many a step has. */
