@@ -33,7 +33,9 @@ MUL(q5_1)
 MUL(q8_0)
 MUL(q2_k)
 MUL(q3_k)
-#ifdef PANEL_NIBBLE_ROWS
+#ifdef SPARE_PIPES
+MUL_EITHER(q4_k, q4_k_nibbles, SPARE_PIPES ? PANEL_NIBBLE_ROWS_SPARE : PANEL_NIBBLE_ROWS)
+#elif defined PANEL_NIBBLE_ROWS
 MUL_EITHER(q4_k, q4_k_nibbles, PANEL_NIBBLE_ROWS)
 #else
 MUL(q4_k)
