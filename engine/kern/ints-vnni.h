@@ -6,11 +6,10 @@
 /* 14 accumulators of runs and 14 of these times their scales, of 32 registers. */
 #define PANEL_ROWS 7
 #define PANEL_VECS 2
-/* Up to so many rows, panels of nibbles: a third of the unpacking is saved, and each group of rows
- * takes nibbles apart, in pipes that products leave idle where a CPU has such. (Measured: else one
- * group pays for that what unpacking gains, so two would pay more.) */
-#define PANEL_NIBBLE_ROWS       PANEL_ROWS
-#define PANEL_NIBBLE_ROWS_SPARE 24
+/* Up to so many rows, which is one group, panels of nibbles: a third of the unpacking is saved, and
+ * tiles take nibbles apart in pipes that products leave idle, where a CPU has such. (Measured.
+ * Where it has none, a group pays for that what unpacking gains.) */
+#define PANEL_NIBBLE_ROWS PANEL_ROWS
 
 /* acc + four products of unsigned and signed bytes a lane */
 static inline vi vi_dot4(vi acc, vi u, vi s) {

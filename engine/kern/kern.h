@@ -221,8 +221,8 @@ unsigned kern_isa_available(void);       /* bits in that order */
 const char *kern_isa_refused(void);
 
 /* Whether this CPU shifts and adds vectors in pipes that do not multiply, as AMD's do: kernels then
- * save a product by several of these, and give the same bits. Found out before main(); only a test
- * changes it. */
+ * save a product by several of these, unpack less for more rows, and give the same bits. Found out
+ * before main(); only a test changes it. */
 extern bool kern_has_spare_pipes;
 
 /* The same product for F32, F16 and BF16 weights through OpenBLAS: for many rows, and where bits

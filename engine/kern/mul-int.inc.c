@@ -34,7 +34,8 @@ MUL(q8_0)
 MUL(q2_k)
 MUL(q3_k)
 #ifdef SPARE_PIPES
-MUL_EITHER(q4_k, q4_k_nibbles, SPARE_PIPES ? PANEL_NIBBLE_ROWS_SPARE : PANEL_NIBBLE_ROWS)
+/* With two sub-blocks' scales in one product such pipes have room for more than one group's. */
+MUL_EITHER(q4_k, q4_k_nibbles, SPARE_PIPES ? 24 : PANEL_NIBBLE_ROWS)
 #elif defined PANEL_NIBBLE_ROWS
 MUL_EITHER(q4_k, q4_k_nibbles, PANEL_NIBBLE_ROWS)
 #else

@@ -470,7 +470,7 @@ static json_t *roofs_json(const struct bench *b, json_t *teams) {
                      "teams", teams);
 }
 
-/* Of the KV cache what sequences have come to: at most so much of it is resident. */
+/* Of the KV cache what sequences have come to; of its last huge page more may be resident. */
 static uint64_t kv_bytes(const struct bench *b) {
     return b->info->n_kv_bytes_max - gk_engine_kv_untouched(b->engine);
 }
@@ -516,7 +516,7 @@ static void run(struct bench *b) {
     if (b->arguments->json)
         print_json(all);
     else
-        (void)printf("  memory: %.0f MB besides the mapped file, up to %.0f MB of them KV cache\n",
+        (void)printf("  memory: %.0f MB besides the mapped file, of them KV cache %.0f MB\n",
                      (double)resident_bytes("RssAnon:") / 1e6, (double)kv_bytes(b) / 1e6);
     json_decref(all);
     if (fflush(stdout) != 0 || ferror(stdout))

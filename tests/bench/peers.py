@@ -97,7 +97,8 @@ def llama_cpp(a):
 
 def ik_llama_cpp(a, repacked=False):
     out = json.loads(run([f"{a.ik}/llama-bench", "-m", a.model, "-t", str(a.threads), "-p", str(a.prefill), "-n",
-                          str(a.decode), "-r", "1", "-fa", "1", "-rtr", str(int(repacked)), *a.ik_options, "-o", "json"]))
+                          str(a.decode), "-r", "1", "-fa", "1", *(["-rtr", "1"] if repacked else []), *a.ik_options, "-o",
+                          "json"]))
     speed = {bool(row["n_prompt"]): row["avg_ts"] for row in out}
     return {"prefill": speed[True], "decode": speed[False], **(ik_batched(a, repacked) if a.batch else {})}
 

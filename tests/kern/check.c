@@ -394,6 +394,18 @@ static void check_plain_blocks(const struct kern_ops *tier, enum kern_type type)
         }
 }
 
+/* Every number of rows that panels of nibbles may have, and one more; and as many with several
+ * blocks of k. */
+static void check_super_blocks(const struct kern_ops *tier, enum kern_type type) {
+    if (kern_types[type].block_values != 256)
+        return;
+    for (int gather = 0; gather < 2; gather++) {
+        for (uint32_t n_rows = 1; n_rows <= 25; n_rows++)
+            check_mul(tier, type, 3 * 256, 37, n_rows, KIND_GENTLE, gather);
+        check_mul(tier, type, 45 * 256, 37, 24, KIND_GENTLE, gather);
+    }
+}
+
 static void check_type(const struct kern_ops *tier, enum kern_type type) {
     uint32_t block = kern_types[type].block_values == 1 ? 1 : kern_types[type].block_values;
     uint32_t n_many = block == 256 ? 5 : block == 32 ? 45 : 300; /* several blocks of a tier's */
@@ -428,6 +440,7 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
     check_long_rows(tier, type);
     check_longest_rows(tier, type);
     check_plain_blocks(tier, type);
+    check_super_blocks(tier, type);
 }
 
 static void check_tier(const char *name) {

@@ -217,8 +217,7 @@ static void test_steps_larger_than_the_machine(void) {
     options.pool = gk_pool_free(options.pool);
 }
 
-/* What a step of 512 rows of Grok-1's takes by as many threads as a machine may have, with all of
- * the weights of one type. */
+/* What a step of 512 rows of Grok-1's takes, with all weights of one type. */
 static uint64_t step_bytes_of_grok_1(enum kern_type type, GkPool *pool) {
     Shape s = models[0].shape;
     uint32_t n_heads = s.n_heads * s.head_size, n_kv = s.n_kv_heads * s.head_size;
@@ -243,7 +242,8 @@ static uint64_t step_bytes_of_grok_1(enum kern_type type, GkPool *pool) {
     return ret;
 }
 
-/* Slices of 512 of Grok-1's prompts: less than 300 MB besides the file and the KV cache. */
+/* Slices of 512 of Grok-1's prompts: less than 300 MB besides the file and the KV cache, by
+ * up to 64 threads and with weights of one type. */
 static void test_a_step_of_grok_1(void) {
     GkPool *pool = test_team(64, 1);
 

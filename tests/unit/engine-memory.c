@@ -7,12 +7,14 @@
 #include "engine/cpus.h"
 #include "engine/expert.h"
 #include "engine/homes.h"
+#include "engine/internal.h"
 #include "tests/util/memlock.h"
 #include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
 #include "tests/util/tiny-model.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -360,6 +362,42 @@ static void test_a_model_is_locked_where_that_is_allowed(void) {
     assert(on_nodes == 0 || on_nodes == locked.n_resident_bytes);
 }
 
+/* Whether huge pages were asked for where `at` is mapped; -1: there is nobody to tell. */
+static int wants_huge_pages(const void *at) {
+    FILE *smaps = fopen("/proc/self/smaps", "re");
+    uintptr_t begin, end;
+    char line[4096];
+    int ret = -1;
+
+    for (bool inside = false; smaps && ret < 0 && fgets(line, sizeof(line), smaps);) {
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2)
+            inside = (uintptr_t)at >= begin && (uintptr_t)at < end;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            ret = strstr(line, " hg") != NULL;
+    }
+    if (smaps)
+        (void)fclose(smaps);
+    return ret;
+}
+
+static void test_the_kv_cache_is_huge_where_that_is_asked_for(void) {
+    int wants[2];
+
+    for (int i = 0; i < 2; i++) {
+        struct gk_options o = {.path = MODEL, .hugepages = i == 1};
+        GkEngine *e;
+
+        assert(gk_pool_new(&o.pool, 1, NULL) == 0);
+        assert(gk_engine_open(&e, &o, NULL) == 0);
+        wants[i] = wants_huge_pages(e->kv.memory);
+        e = gk_engine_close(e);
+        o.pool = gk_pool_free(o.pool);
+    }
+    assert(wants[0] != 1);
+    if (wants[1] != 1)
+        test_skip("the kernel has no huge pages, or nobody tells");
+}
+
 /* The limit is the user's; root has none, so it becomes somebody else. */
 static void test_a_model_loads_where_locking_is_not_allowed(void) {
     const struct rlimit none = {0, 0};
@@ -382,6 +420,7 @@ int main(int argc, char **argv) {
         TEST(pages_at_home_and_away_are_counted),
         TEST(each_node_reads_its_pages),
         TEST(a_model_is_locked_where_that_is_allowed),
+        TEST(the_kv_cache_is_huge_where_that_is_asked_for),
         TEST(a_model_loads_where_locking_is_not_allowed),
     };
 

@@ -261,7 +261,8 @@ static void test_a_layer_meets_so_often(void) {
         uint32_t n_experts, n_before, n_rows;
         unsigned n;
     } cases[] = {
-        {4, 0, 40, 8}, {0, 0, 40, 8}, {4, 3, 1, 5}, {0, 3, 1, 5}, {4, 1500, 1, 6}, {4, 1500, 3, 9},
+        {4, 0, 40, 8}, {4, 0, 70, 8},   {0, 0, 40, 8},   {4, 3, 1, 5},
+        {0, 3, 1, 5},  {4, 1500, 1, 6}, {4, 1500, 3, 9},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
