@@ -25,7 +25,8 @@ typedef struct KvPool {
     uint32_t *n_users;     // (n_pages) sequences that have the page, and the prefix cache
 } KvPool;
 
-/* Returns GK_E_INVALID where the budget holds no page, -ENOMEM. */
+/* With `hugepages` the kernel is asked for them; it need not have any. Returns GK_E_INVALID where
+ * the budget holds no page, -ENOMEM. */
 int kv_pool_init(KvPool *kv, const Shape *s, enum gk_kv_type type, uint64_t n_bytes_max,
                  bool hugepages, Error *reterr);
 /* Every page must have been given back. */

@@ -14,6 +14,9 @@
  * routed rows to the experts' outputs nobody meets. A layer has eight barriers for many rows, five
  * for one, and one more where attention goes by spans.
  *
+ * Attention, the experts and the output head use the same memory one after the other (Scratch): the
+ * barriers between them are for that too.
+ *
  * Each output is computed by one member in one fixed order, so the bits depend on neither the
  * number of threads nor on who was quicker. Nothing here logs, and nothing allocates or locks
  * but what a constraint asks (grammar/match.h), and OpenBLAS at a thread's first product. Rejected:

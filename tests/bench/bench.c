@@ -710,7 +710,7 @@ static void open_engine(struct bench *b) {
         .n_rows_max = a->n_rows_max,
         .n_sequences_max = BATCH_MAX,
         .preload = true,
-        .hugepages = true,
+        .hugepages = true, /* as the daemon's default */
     };
     Error error = ERROR_INIT;
     double begin = now();
