@@ -116,30 +116,23 @@ typedef float group_values[TURN_OUTS * VI_LANES];
 _Static_assert(TURN_K / QUANT_BLOCK / VI_LANES * PRODUCT_ROWS <= TURN_VALUES_MAX,
                "those of TURN_K values fit too");
 
-static ALWAYS_INLINE __m128 fold_by_lane(const vi *scales, const vi by_lane[TURN_OUTS],
-                                         uint32_t begin, uint32_t end, __m128 y) {
-    const float *d = (const float *)scales, *values = (const float *)by_lane;
+/* So many lanes are folded at a time. */
+#define FOLD_LANES 4
 
-#pragma GCC unroll 16
-    for (uint32_t lane = begin; lane < end; lane++)
-        y = _mm_fmadd_ps(
-            _mm_set1_ps(d[lane]),
-            _mm_load_ps(values + lane % TURN_OUTS * VI_LANES + lane / TURN_OUTS * TURN_OUTS), y);
-    return y;
-}
-
-/* y + Σ d·value of each of TURN_OUTS outputs, over lanes [begin, n_lanes) of n_lanes, one after the
- * other. */
-static ALWAYS_INLINE __m128 fold_lanes(const vi *scales, const float *values, uint32_t begin,
-                                       uint32_t n_lanes, __m128 y) {
-    vi of_output[TURN_OUTS], by_lane[TURN_OUTS];
+/* y + Σ d·value of each of TURN_OUTS outputs, whose values are `stride` apart, over lanes [begin,
+ * FOLD_LANES), one after the other. */
+static ALWAYS_INLINE __m128 fold_lanes(const float *d, const float *values, uint32_t stride,
+                                       uint32_t begin, __m128 y) {
+    __m128 v[TURN_OUTS];
 
     for (uint32_t i = 0; i < TURN_OUTS; i++)
-        (void)memcpy(&of_output[i], values + i * n_lanes, n_lanes * sizeof(*values));
-    vi_turn(of_output, by_lane);
-    if (begin == 0) /* as a rule: these bounds are constant */
-        return fold_by_lane(scales, by_lane, 0, n_lanes, y);
-    return fold_by_lane(scales, by_lane, begin, n_lanes, y);
+        v[i] = _mm_loadu_ps(values + i * stride);
+    _MM_TRANSPOSE4_PS(v[0], v[1], v[2], v[3]);
+#pragma GCC unroll 4
+    for (uint32_t lane = 0; lane < FOLD_LANES; lane++)
+        if (lane >= begin)
+            y = _mm_fmadd_ps(_mm_set1_ps(d[lane]), v[lane], y);
+    return y;
 }
 
 /* Byte `at` of the weights, or of those after them where they are known. */
@@ -210,47 +203,83 @@ static ALWAYS_INLINE struct vi_rows last_halves(const struct kern_mul *m, struct
                             next - (ptrdiff_t)half};
 }
 
-/* What a turn has, and where it is summed up: while the next turn is read, since a fold is a long
- * wait with nothing to do and nothing to fetch. */
+/* What a turn has, and where it is summed up: while the next turn is read, a few lanes at a time,
+ * since each step of a fold waits for the one before it. */
 struct gemv_folding {
     struct gemv_turn t;
-    uint32_t next; /* group */
+    uint32_t next, n_whole; /* lanes of the turn: the next one, and all of groups that are whole */
     const group_values *values;
     __m128 y[PRODUCT_ROWS];
 };
 
-/* Up to n groups. After the last one of these outputs, their sums are put where they belong. */
-static ALWAYS_INLINE void gemv_fold(const struct kern_mul *m, struct lane_format f, int n_rows,
-                                    struct gemv_folding *folding, uint32_t n) {
+static ALWAYS_INLINE void gemv_fold_begin(const struct kern_mul *m, struct lane_format f,
+                                          struct gemv_folding *folding, struct gemv_turn t,
+                                          const group_values *values) {
     uint32_t n_blocks = m->x->k / block_values(f);
-    struct gemv_turn t = folding->t;
 
-    for (; n > 0 && folding->next < t.end; n--) {
-        uint32_t g = folding->next++;
-        uint32_t begin = g * VI_LANES - lanes_begin(n_blocks, g * VI_LANES);
-        const group_values *values = folding->values + (g - t.begin) * (uint32_t)n_rows;
+    folding->t = t;
+    folding->values = values;
+    folding->next = 0;
+    folding->n_whole = (MIN(t.end, n_blocks / VI_LANES) - t.begin) * VI_LANES;
+}
+
+/* From lane `lane` of group g of the turn on FOLD_LANES of them, but for those below `begin`. */
+static ALWAYS_INLINE void gemv_fold_lanes(const struct kern_mul *m, struct lane_format f,
+                                          int n_rows, struct gemv_folding *folding, uint32_t g,
+                                          uint32_t lane, uint32_t n_lanes, uint32_t begin) {
+    const group_values *values = folding->values + g * (uint32_t)n_rows;
 
 #pragma GCC unroll 4
-        for (int i = 0; i < n_rows; i++) {
-            const vi *scales = group_acts(m, f, (uint32_t)i, g) + acts_scales_at(f);
+    for (int i = 0; i < n_rows; i++) {
+        const vi *scales = group_acts(m, f, (uint32_t)i, folding->t.begin + g) + acts_scales_at(f);
 
-            if (t.ends_in_half && g + 1 == t.end)
-                folding->y[i] = fold_lanes(scales, values[i], 0, VI_LANES / 2, folding->y[i]);
-            else
-                folding->y[i] = fold_lanes(scales, values[i], begin, VI_LANES, folding->y[i]);
-            if (g + 1 < lane_groups(n_blocks))
-                continue;
-            (void)memcpy(m->y + (uint32_t)i * m->y_stride + t.out, &folding->y[i],
-                         t.n_out * sizeof(float));
-            folding->y[i] = _mm_setzero_ps();
-        }
+        folding->y[i] = fold_lanes((const float *)scales + lane, values[i] + lane, n_lanes,
+                                   begin > lane ? begin - lane : 0, folding->y[i]);
+    }
+}
+
+/* FOLD_LANES of a whole group, if there are any left. */
+static ALWAYS_INLINE void gemv_fold_some(const struct kern_mul *m, struct lane_format f, int n_rows,
+                                         struct gemv_folding *folding) {
+    if (folding->next >= folding->n_whole)
+        return;
+    gemv_fold_lanes(m, f, n_rows, folding, folding->next / VI_LANES, folding->next % VI_LANES,
+                    VI_LANES, 0);
+    folding->next += FOLD_LANES;
+}
+
+/* All that is left. After the last groups of these outputs, their sums are put where they belong.
+ */
+static ALWAYS_INLINE void gemv_fold_end(const struct kern_mul *m, struct lane_format f, int n_rows,
+                                        struct gemv_folding *folding) {
+    uint32_t n_blocks = m->x->k / block_values(f), n_groups = lane_groups(n_blocks);
+    struct gemv_turn t = folding->t;
+
+    while (folding->next < folding->n_whole)
+        gemv_fold_some(m, f, n_rows, folding);
+    if (t.end < n_groups || t.n_out == 0)
+        return;
+    if (n_blocks % VI_LANES) {
+        uint32_t n_lanes = t.ends_in_half ? VI_LANES / 2 : VI_LANES;
+        uint32_t begin = t.ends_in_half ? 0 : VI_LANES - n_blocks % VI_LANES;
+
+        for (uint32_t lane = begin - begin % FOLD_LANES; lane < n_lanes; lane += FOLD_LANES)
+            gemv_fold_lanes(m, f, n_rows, folding, n_groups - 1 - t.begin, lane, n_lanes, begin);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < n_rows; i++) {
+        float y[TURN_OUTS];
+
+        _mm_storeu_ps(y, folding->y[i]);
+        (void)memcpy(m->y + (uint32_t)i * m->y_stride + t.out, y, t.n_out * sizeof(float));
+        folding->y[i] = _mm_setzero_ps();
     }
 }
 
 /* The groups of output j of a turn: (groups, n_rows). One that is halves of two outputs comes with
- * the second of them. With each TURN_OUTS of them one of the turn before is folded, which has as
- * many outputs: more at once would be a wait that nothing hides. (In one loop: a group is all there
- * is of a format, and compiled once.) */
+ * the second of them. With each of them some lanes of the turn before are folded, which has as many
+ * outputs: more at once would be a wait that nothing hides. (In one loop: a group is all there is
+ * of a format, and compiled once.) */
 static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format f,
                                     unpack_fn *unpack, int n_rows, struct gemv_turn t, uint32_t j,
                                     struct gemv_fetch *fetch, group_values *values,
@@ -269,13 +298,13 @@ static ALWAYS_INLINE void gemv_part(const struct kern_mul *m, struct lane_format
         }
         gemv_group(m, f, unpack, n_rows, g, blocks, fetch,
                    values + (g - t.begin) * (uint32_t)n_rows, to);
-        if (g % TURN_OUTS == 0)
-            gemv_fold(m, f, n_rows, folding, 1);
+        gemv_fold_some(m, f, n_rows, folding);
     }
 }
 
-static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format f,
+static ALWAYS_INLINE void gemv_rows(const struct kern_mul *mul, struct lane_format f,
                                     unpack_fn *unpack, int n_rows) {
+    const struct kern_mul copy = *mul, *m = &copy; /* what is stored can't be part of it */
     const uint32_t acts_bytes = (uint32_t)(acts_vectors(f) * sizeof(vi)),
                    n_whole = TURN_ACTS_BYTES / (acts_bytes * (uint32_t)n_rows),
                    n_part = TURN_K / (block_values(f) * VI_LANES);
@@ -312,11 +341,9 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *m, struct lane_format
                     (t.out + j) * m->row_bytes + (t.end == n_groups ? near : done + turn_bytes);
             gemv_part(m, f, unpack, n_rows, t, j, &fetch, to, &folding);
         }
-        gemv_fold(m, f, n_rows, &folding, UINT32_MAX);
+        gemv_fold_end(m, f, n_rows, &folding);
         ahead += t.n_out * n_bytes;
-        folding.t = t;
-        folding.next = t.begin;
-        folding.values = to;
+        gemv_fold_begin(m, f, &folding, t, to);
         t.begin = t.end;
         if (t.end == n_groups)
             t = first_turn(m, t.out + TURN_OUTS);
