@@ -116,8 +116,9 @@ typedef float group_values[TURN_OUTS * VI_LANES];
 _Static_assert(TURN_K / QUANT_BLOCK / VI_LANES * PRODUCT_ROWS <= TURN_VALUES_MAX,
                "those of TURN_K values fit too");
 
-/* So many lanes are folded at a time. */
+/* So many lanes are folded at a time: what waits for each other in them, other work hides. */
 #define FOLD_LANES 4
+_Static_assert(FOLD_LANES == TURN_OUTS, "a square is transposed");
 
 /* y + Σ d·value of each of TURN_OUTS outputs, whose values are `stride` apart, over lanes [begin,
  * FOLD_LANES), one after the other. */
