@@ -45,6 +45,7 @@ struct Mapping {
     const uint8_t *bytes; /* (n_bytes) */
     size_t n_bytes;
     struct timespec modified;
+    bool asks_huge;
     struct slot *slot;
 };
 
@@ -257,9 +258,10 @@ bool mapping_is_lost(Mapping *m) {
     return true;
 }
 
-/* Page cache of a file system that has large folios, read after this, comes in huge pages. */
-void mapping_ask_huge(const Mapping *m) {
-    (void)madvise((void *)(uintptr_t)m->bytes, m->n_bytes, MADV_HUGEPAGE);
+/* Page cache of a file system that has large folios, read by faults after this, comes in huge
+ * pages, whatever the device's read-ahead is. */
+void mapping_ask_huge(Mapping *m) {
+    m->asks_huge = madvise((void *)(uintptr_t)m->bytes, m->n_bytes, MADV_HUGEPAGE) == 0;
 }
 
 /* MLOCK_ONFAULT: nothing is read for it, that is preload's. */
@@ -285,8 +287,9 @@ bool mapping_preload(Mapping *m, size_t begin, size_t n_bytes,
         size_t ahead = MIN(n_bytes - at - n, (size_t)PRELOAD_CHUNK_BYTES);
         void *chunk = (void *)(uintptr_t)(m->bytes + begin + at);
 
-        /* The disk reads the next chunk while this one is mapped. */
-        if (ahead > 0)
+        /* The disk reads the next chunk while this one is mapped. Not where huge pages are asked
+         * for: this reads into small ones, and the faults of huge ones read one ahead. */
+        if (ahead > 0 && !m->asks_huge)
             (void)madvise((uint8_t *)chunk + n, ahead, MADV_WILLNEED);
         /* Kernels before 5.14 lack it, and it gives up at a bad page: touching does not. */
         if (madvise(chunk, n, MADV_POPULATE_READ) < 0)

@@ -32,7 +32,7 @@ struct timespec mapping_modified(const Mapping *m); /* when it was opened */
  * thread; one system call. */
 bool mapping_is_lost(Mapping *m);
 /* See file.h; where the kernel won't, nothing changes. */
-void mapping_ask_huge(const Mapping *m);
+void mapping_ask_huge(Mapping *m);
 void mapping_lock(const Mapping *m);
 /* Reads every page of n bytes from `begin` on, a page's beginning, in order, calling on_progress
  * (may be NULL) with the bytes done since the last call; stops early where the mapping is lost.

@@ -476,7 +476,8 @@ static uint64_t kv_bytes(const struct bench *b) {
 }
 
 static json_t *memory_json(const struct bench *b) {
-    return json_pack("{s:I, s:I, s:I, s:I}", "file_bytes", (json_int_t)b->info->n_file_bytes,
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "file_bytes", (json_int_t)b->info->n_file_bytes,
+                     "file_huge_page_bytes", (json_int_t)b->info->memory.n_huge_bytes,
                      "resident_bytes", (json_int_t)resident_bytes("VmRSS:"),
                      "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon:"), "kv_bytes",
                      (json_int_t)kv_bytes(b));
@@ -516,8 +517,10 @@ static void run(struct bench *b) {
     if (b->arguments->json)
         print_json(all);
     else
-        (void)printf("  memory: %.0f MB besides the mapped file, of them KV cache %.0f MB\n",
-                     (double)resident_bytes("RssAnon:") / 1e6, (double)kv_bytes(b) / 1e6);
+        (void)printf("  memory: %.0f MB besides the mapped file, of them KV cache %.0f MB; "
+                     "%.0f %% of the file in huge pages\n",
+                     (double)resident_bytes("RssAnon:") / 1e6, (double)kv_bytes(b) / 1e6,
+                     100 * (double)b->info->memory.n_huge_bytes / (double)b->info->n_file_bytes);
     json_decref(all);
     if (fflush(stdout) != 0 || ferror(stdout))
         die("can't write the results", NULL);

@@ -17,6 +17,7 @@
 #include "tests/util/gguf-write.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <signal.h>
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #define POOL_BLOCKS (1u << 16) /* random blocks, written again and again from random places */
 #define ALIGNMENT   32
@@ -334,7 +336,12 @@ static FILE *open_part(const char *path, uint64_t n_bytes) {
     return f;
 }
 
+/* What is written lies in the page cache in small pages: it is taken out, so that whoever reads it
+ * gets huge ones. */
 static void close_part(FILE *f, const char *path) {
+    if (fflush(f) != 0 || fsync(fileno(f)) != 0)
+        die(part_path);
+    (void)posix_fadvise(fileno(f), 0, 0, POSIX_FADV_DONTNEED);
     if (fclose(f) != 0)
         die(part_path);
     if (rename(part_path, path) != 0)

@@ -97,6 +97,7 @@ for roofs in [run["roofs"], *run["roofs"]["teams"]]:
         assert roofs[key] > 0, roofs
 assert all(team["barrier_seconds"] > 0 for team in run["roofs"]["teams"]), run
 assert all(run["memory"][key] > 0 for key in ("file_bytes", "resident_bytes", "resident_anonymous_bytes", "kv_bytes")), run
+assert 0 <= run["memory"]["file_huge_page_bytes"] <= run["memory"]["file_bytes"], run
 assert run["load_seconds"] > 0
 END
 }

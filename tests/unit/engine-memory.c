@@ -2,10 +2,12 @@
  * pages, and who reads which of them. */
 #include "engine/memory.h"
 
+#include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/bind.h"
 #include "engine/cpus.h"
 #include "engine/expert.h"
+#include "engine/file/map.h"
 #include "engine/homes.h"
 #include "engine/internal.h"
 #include "tests/util/memlock.h"
@@ -14,8 +16,10 @@
 #include "tests/util/test.h"
 #include "tests/util/tiny-model.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -362,6 +366,61 @@ static void test_a_model_is_locked_where_that_is_allowed(void) {
     assert(on_nodes == 0 || on_nodes == locked.n_resident_bytes);
 }
 
+/* ---- huge pages ---- */
+
+#define HUGE_FILE_BYTES (128u << 20) /* several chunks of a preload */
+
+/* In no page cache any more, where its file system lets go of it. */
+static void write_uncached(const char *path) {
+    uint8_t *bytes = alloc_array(HUGE_FILE_BYTES, 1);
+    FILE *f = fopen(path, "we");
+
+    assert(bytes && f);
+    memset(bytes, 0x55, HUGE_FILE_BYTES);
+    assert(fwrite(bytes, 1, HUGE_FILE_BYTES, f) == HUGE_FILE_BYTES && fflush(f) == 0);
+    assert(fsync(fileno(f)) == 0);
+    assert(posix_fadvise(fileno(f), 0, 0, POSIX_FADV_DONTNEED) == 0 && fclose(f) == 0);
+    free(bytes);
+}
+
+/* What is read of a file that is in no cache, in huge pages: by the kernel alone or by preload. */
+static uint64_t huge_bytes_of(bool preload) {
+    const char *path = temp_path("uncached");
+    struct memory_range range;
+    struct gk_memory memory = {.n_huge_bytes = 0};
+    FILE *smaps = fopen("/proc/self/smaps", "re");
+    Mapping *m = NULL;
+
+    if (!smaps)
+        test_skip("there is no /proc/self/smaps to tell");
+    write_uncached(path);
+    assert(mapping_open(&m, path, NULL) == 0);
+    mapping_ask_huge(m);
+    if (preload)
+        assert(mapping_preload(m, 0, HUGE_FILE_BYTES, NULL, NULL));
+    for (size_t i = 0; i < HUGE_FILE_BYTES; i += (size_t)sysconf(_SC_PAGESIZE))
+        assert(((const volatile uint8_t *)mapping_bytes(m))[i] == 0x55);
+    range = (struct memory_range){(uintptr_t)mapping_bytes(m),
+                                  (uintptr_t)mapping_bytes(m) + HUGE_FILE_BYTES};
+    memory_read_smaps(smaps, &range, 1, &memory);
+    assert(memory.n_resident_bytes >= HUGE_FILE_BYTES);
+    (void)fclose(smaps);
+    m = mapping_close(m);
+    (void)unlink(path);
+    return memory.n_huge_bytes;
+}
+
+static void test_preload_takes_the_huge_pages_that_there_are(void) {
+    uint64_t faults = huge_bytes_of(false), preload = huge_bytes_of(true);
+
+    (void)printf("# of %u MiB in huge pages: %llu MiB by faults, %llu by preload\n",
+                 HUGE_FILE_BYTES >> 20, (unsigned long long)faults >> 20,
+                 (unsigned long long)preload >> 20);
+    if (faults < HUGE_FILE_BYTES / 4 * 3)
+        test_skip("the kernel, or this file system, has no huge pages for files, or few");
+    assert(preload >= faults / 8 * 7);
+}
+
 /* Whether huge pages were asked for where `at` is mapped; -1: there is nobody to tell. */
 static int wants_huge_pages(const void *at) {
     FILE *smaps = fopen("/proc/self/smaps", "re");
@@ -420,6 +479,7 @@ int main(int argc, char **argv) {
         TEST(pages_at_home_and_away_are_counted),
         TEST(each_node_reads_its_pages),
         TEST(a_model_is_locked_where_that_is_allowed),
+        TEST(preload_takes_the_huge_pages_that_there_are),
         TEST(the_kv_cache_is_huge_where_that_is_asked_for),
         TEST(a_model_loads_where_locking_is_not_allowed),
     };
