@@ -23,8 +23,9 @@
 #define TURN_K          4096
 
 /* Bytes between what is read and what is fetched from memory, and near (measured). Where turns are
- * less than rows, it is a turn of whole rows at least, since lines are fetched in memory's order;
- * and near a turn ahead, or where a row's last turn is shorter as much of the next rows'. */
+ * less than rows, near is a turn ahead, or where a row's last turn is shorter as much of the next
+ * rows'; from memory lines are fetched in its order, and so must be a turn of whole rows ahead, and
+ * further yet, for those that are needed first of the last row to have come. */
 #define FETCH_AHEAD      16384
 #define FETCH_NEAR_AHEAD 8192
 
@@ -320,7 +321,7 @@ static ALWAYS_INLINE void gemv_rows(const struct kern_mul *mul, struct lane_form
 
     if (n_turn < n_groups) {
         near = TURN_OUTS * m->row_bytes;
-        ahead = MAX(ahead, near);
+        ahead = near + (size_t)2 * FETCH_AHEAD;
     }
     lay_out_rows(m, f, (uint32_t)n_rows);
     /* Outputs that aren't there are folded too. */
