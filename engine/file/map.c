@@ -31,6 +31,9 @@
 #include <sys/stat.h>
 
 #define PRELOAD_CHUNK_BYTES (32u << 20)
+/* What a fault reads where huge pages are asked for: two of them (Linux, mm/filemap.c, since 5.18).
+ */
+#define HUGE_FAULT_BYTES (4u << 20)
 
 struct slot {
     atomic_uint sequence; /* odd while it is being changed */
@@ -259,7 +262,7 @@ bool mapping_is_lost(Mapping *m) {
 }
 
 /* Page cache of a file system that has large folios, read by faults after this, comes in huge
- * pages, whatever the device's read-ahead is. */
+ * pages. */
 void mapping_ask_huge(Mapping *m) {
     m->asks_huge = madvise((void *)(uintptr_t)m->bytes, m->n_bytes, MADV_HUGEPAGE) == 0;
 }
@@ -275,9 +278,18 @@ void mapping_lock(const Mapping *m) {
     (void)mlock2(m->bytes, m->n_bytes, MLOCK_ONFAULT);
 }
 
-static void touch_pages(const uint8_t *bytes, size_t n) {
-    for (size_t i = 0; i < n; i += page_bytes)
+static void touch(const uint8_t *bytes, size_t n, size_t step) {
+    for (size_t i = 0; i < n; i += step)
         (void)*(const volatile uint8_t *)(bytes + i);
+}
+
+/* Has the disk read n bytes, while others are mapped. MADV_WILLNEED reads into small pages, and the
+ * read-ahead of faults, too, where the device's is small; faults themselves don't. */
+static void read_ahead(const Mapping *m, const uint8_t *bytes, size_t n) {
+    if (m->asks_huge)
+        touch(bytes, n, HUGE_FAULT_BYTES);
+    else if (n > 0)
+        (void)madvise((void *)(uintptr_t)bytes, n, MADV_WILLNEED);
 }
 
 bool mapping_preload(Mapping *m, size_t begin, size_t n_bytes,
@@ -285,15 +297,12 @@ bool mapping_preload(Mapping *m, size_t begin, size_t n_bytes,
     for (size_t at = 0; at < n_bytes; at += PRELOAD_CHUNK_BYTES) {
         size_t n = MIN(n_bytes - at, (size_t)PRELOAD_CHUNK_BYTES);
         size_t ahead = MIN(n_bytes - at - n, (size_t)PRELOAD_CHUNK_BYTES);
-        void *chunk = (void *)(uintptr_t)(m->bytes + begin + at);
+        const uint8_t *chunk = m->bytes + begin + at;
 
-        /* The disk reads the next chunk while this one is mapped. Not where huge pages are asked
-         * for: this reads into small ones, and the faults of huge ones read one ahead. */
-        if (ahead > 0 && !m->asks_huge)
-            (void)madvise((uint8_t *)chunk + n, ahead, MADV_WILLNEED);
+        read_ahead(m, chunk + n, ahead);
         /* Kernels before 5.14 lack it, and it gives up at a bad page: touching does not. */
-        if (madvise(chunk, n, MADV_POPULATE_READ) < 0)
-            touch_pages(chunk, n);
+        if (madvise((void *)(uintptr_t)chunk, n, MADV_POPULATE_READ) < 0)
+            touch(chunk, n, page_bytes);
         if (mapping_is_lost(m))
             return true;
         if (on_progress && !on_progress(userdata, n))

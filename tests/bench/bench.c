@@ -507,6 +507,7 @@ static void run(struct bench *b) {
     if (!b->arguments->json)
         print_head(b);
     teams = bench_teams(b);
+    measure_beside(b); /* teams took a while */
     (void)json_object_set_new(all, "prefill", bench_prefill(b));
     (void)json_object_set_new(all, "decode", bench_decode(b));
     (void)json_object_set_new(all, "batch", bench_batch(b));

@@ -336,8 +336,8 @@ static FILE *open_part(const char *path, uint64_t n_bytes) {
     return f;
 }
 
-/* What is written lies in the page cache in small pages: it is taken out, so that whoever reads it
- * gets huge ones. */
+/* What is written lies in the page cache in small pages, mostly. It is taken out, so that the first
+ * who asks for huge pages can get them. */
 static void close_part(FILE *f, const char *path) {
     if (fflush(f) != 0 || fsync(fileno(f)) != 0)
         die(part_path);

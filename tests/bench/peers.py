@@ -10,10 +10,13 @@
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
 --ik-options: more options for both of these, as one word: --ik-options='-ctk q8_0 -ctv q8_0'.
 --ik-repacked: ik_llama.cpp a second time, with weights that it repacks while it loads them, which it then doesn't map.
+--prefill '': read no prompts.
 --batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
 --isa: grokd's instruction set where it isn't the CPU's best; peers have theirs from how they were built.
 --busy: endless loops of other programs beside all that is measured, which take CPUs from it.
+The speed of memory can change within seconds where a machine is shared. It is measured before and after each run, and
+where it differed, decode is also shown for slow and for fast memory. Runs without prompts and batches are short enough.
 A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it misleads every program.
 """
 import argparse
@@ -30,6 +33,9 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 IK_PROMPT = 16  # tokens before a batch decodes
+LLAMA_PROMPT = 8  # as many as llama-cpp.mjs takes before it decodes
+STEADY = 1.15  # so much the bandwidth before a run and after it may differ for the run to count as of that bandwidth
+UNEVEN = 1.2  # so large a gap between such runs parts slow memory from fast
 BUSY_LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"  # ends with us, however we end
 
 
@@ -50,6 +56,10 @@ def whole_number(text):
 
 def whole_numbers(text):
     return [whole_number(word) for word in text.split(",")]
+
+
+def whole_number_or_none(text):
+    return whole_number(text) if text else None
 
 
 def joined(numbers):
@@ -78,29 +88,43 @@ def grokd_bench(a, *options):
                            *options, "--json"]))
 
 
+def of_one_sequence(a):
+    return ["prefill", "decode"] if a.prefill else ["decode"]
+
+
+def machine(a):
+    """What memory gives, in GB/s, and how much of the file is mapped in huge pages, by which it is read faster."""
+    out = grokd_bench(a, "--prefill", "", "--decode", "0")
+    return {"read": out["roofs"]["read_bytes_per_second"] / 1e9,
+            "huge": out["memory"]["file_huge_page_bytes"] / out["memory"]["file_bytes"]}
+
+
 def grokd(a):
     decode, batch = ["--decode", str(a.decode)], ["--batch", joined(a.batch)] if a.batch else []
-    out = grokd_bench(a, "--prefill", str(a.prefill), *decode, *batch, "--same-tokens")
+    out = grokd_bench(a, "--prefill", str(a.prefill or ""), *decode, *batch, "--same-tokens")
+    rows = {key: out[key][0] for key in of_one_sequence(a)}
     batches = {f"batch {row['sequences']}": row["tokens_per_second"] for row in out["batch"]}
     if a.batch:
         apart = grokd_bench(a, "--prefill", "1", *decode, *batch)["batch"]
         batches |= {f"apart {row['sequences']}": row["tokens_per_second"] for row in apart}
-    return {"prefill": out["prefill"][0]["tokens_per_second"], "decode": out["decode"][0]["tokens_per_second"], **batches,
-            "prefill_share": out["prefill"][0]["share_of_roof"], "decode_share": out["decode"][0]["share_of_roof"]}
+    shares = {f"{key}_share": row["share_of_roof"] for key, row in rows.items()}
+    return {key: row["tokens_per_second"] for key, row in rows.items()} | batches | shares
 
 
 def llama_cpp(a):
     script = str(HERE / "llama-cpp.mjs")
-    out = run(["node", script, os.path.abspath(a.model), str(a.threads), str(a.prefill), str(a.decode)], cwd=a.node)
-    return json.loads(out.strip().splitlines()[-1])
+    n_prompt = a.prefill or LLAMA_PROMPT
+    out = run(["node", script, os.path.abspath(a.model), str(a.threads), str(n_prompt), str(a.decode)], cwd=a.node)
+    speed = json.loads(out.strip().splitlines()[-1])
+    return {key: speed[key] for key in of_one_sequence(a)}
 
 
 def ik_llama_cpp(a, repacked=False):
-    out = json.loads(run([f"{a.ik}/llama-bench", "-m", a.model, "-t", str(a.threads), "-p", str(a.prefill), "-n",
+    out = json.loads(run([f"{a.ik}/llama-bench", "-m", a.model, "-t", str(a.threads), "-p", str(a.prefill or 0), "-n",
                           str(a.decode), "-r", "1", "-fa", "1", *(["-rtr", "1"] if repacked else []), *a.ik_options, "-o",
                           "json"]))
-    speed = {bool(row["n_prompt"]): row["avg_ts"] for row in out}
-    return {"prefill": speed[True], "decode": speed[False], **(ik_batched(a, repacked) if a.batch else {})}
+    speed = {"prefill" if row["n_prompt"] else "decode": row["avg_ts"] for row in out}
+    return {key: speed[key] for key in of_one_sequence(a)} | (ik_batched(a, repacked) if a.batch else {})
 
 
 def ik_batched(a, repacked):
@@ -158,8 +182,9 @@ def check_programs(p, a):
 def parse_arguments():
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
-    for name, default in [("threads", 2), ("prefill", 512), ("decode", 16), ("repeat", 3)]:
+    for name, default in [("threads", 2), ("decode", 16), ("repeat", 3)]:
         p.add_argument(f"--{name}", type=whole_number, default=default)
+    p.add_argument("--prefill", type=whole_number_or_none, default=512)
     p.add_argument("--batch", type=whole_numbers, default=[])
     p.add_argument("--busy", type=whole_number, default=0)
     p.add_argument("--isa")
@@ -173,6 +198,37 @@ def parse_arguments():
     return a
 
 
+def medians_by_memory(seen, beside):
+    """Medians of decode, of the runs that met slow memory and of those that met fast memory; a run in which it changed is
+    left out. Nothing where it was always as fast."""
+    steady = sorted((statistics.mean(pair), name, run["decode"]) for name, runs in seen.items()
+                    for run, pair in zip(runs, beside[name]) if max(pair) <= STEADY * min(pair))
+    gaps = [after[0] / before[0] for before, after in zip(steady, steady[1:])]
+    if not gaps or max(gaps) < UNEVEN:
+        return {name: {} for name in seen}
+    at = gaps.index(max(gaps)) + 1
+    groups = {f"at {group[0][0]:.0f}-{group[-1][0]:.0f}": group for group in (steady[:at], steady[at:])}
+    return {name: {key: statistics.median(rate for _, n, rate in group if n == name) for key, group in groups.items()
+                   if any(n == name for _, n, _ in group)} for name in seen}
+
+
+def print_medians(a, seen, beside):
+    by_memory = medians_by_memory(seen, beside)
+    median = {name: {k: statistics.median(run[k] for run in runs) for k in runs[0]} | by_memory[name]
+              for name, runs in seen.items()}
+    ours = median["grokd"]
+    columns = [key for key in ours if not key.endswith("share")]
+    print(f"{'':14}" + "".join(f" {key:>9} {'ratio':>6}  " for key in columns))
+    for name, m in median.items():
+        print(f"{name:14}" + "".join(f" {m[key]:9.2f} {ours[key] / m[key]:6.2f}  " if key in m else f" {'-':>9} {'-':>6}  "
+                                     for key in columns))
+    if by_memory["grokd"]:
+        print("at N-M: decode, of those runs before and after which memory gave so many GB/s")
+    for name, m in median.items():
+        shares = [f"{key} {ours[key + '_share'] * m[key] / ours[key]:.0%}" for key in of_one_sequence(a)]
+        print(f"{name}'s share of the roof: {', '.join(shares)}")
+
+
 def main():
     a = parse_arguments()
     programs = {"grokd": grokd}
@@ -182,24 +238,21 @@ def main():
         programs["ik_llama.cpp"] = ik_llama_cpp
         if a.ik_repacked:
             programs["ik, repacked"] = functools.partial(ik_llama_cpp, repacked=True)
-    seen = {name: [] for name in programs}
+    seen, beside = {name: [] for name in programs}, {name: [] for name in programs}
     with busy_programs(a.busy):
+        before = measure("bench", machine, a)
         for i in range(a.repeat):
             for name, program in programs.items():
                 seen[name].append(measure(name, program, a))
-                print(f"# run {i + 1}, {name}: {seen[name][-1]}", file=sys.stderr, flush=True)
-    median = {name: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for name, rows in seen.items()}
-    ours = median["grokd"]
-    columns = [key for key in ours if not key.endswith("share")]
-    print(f"{'':14}" + "".join(f" {key:>9} {'ratio':>6}  " for key in columns))
-    for name, m in median.items():
-        print(f"{name:14}" + "".join(f" {m[key]:9.2f} {ours[key] / m[key]:6.2f}  " if key in m else f" {'-':>9} {'-':>6}  "
-                                     for key in columns))
+                after = measure("bench", machine, a)
+                beside[name].append((before["read"], after["read"]))
+                print(f"# run {i + 1}, {name}: {seen[name][-1]}; memory {before['read']:.1f}, {after['read']:.1f} GB/s",
+                      file=sys.stderr, flush=True)
+                before = after
+    print_medians(a, seen, beside)
+    print(f"the model file as grokd maps it: {before['huge']:.0%} in huge pages")
     if a.busy:
         print(f"busy programs beside all of this, the roof's measurement too: {a.busy}")
-    for name, m in median.items():
-        shares = [f"{key} {ours[key + '_share'] * m[key] / ours[key]:.0%}" for key in ("prefill", "decode")]
-        print(f"{name}'s share of the roof: {', '.join(shares)}")
 
 
 if __name__ == "__main__":

@@ -148,21 +148,45 @@ END
     grep -Eqx 'ik_llama.cpp +8.25 +[0-9.]+ +2.50 +[0-9.]+ +16.50 +[0-9.]+ +- +- *' "$scratch/out"
 }
 
-busy_beside() { # two loops beside the first program measured, and none afterwards
+sorts_by_memory() { # of five runs two that met slow memory, two that met fast, and one in which it changed
+    local fake=$scratch/memory
+    mkdir "$fake" && echo 0 >"$fake/n"
+    cat >"$fake/bench" <<END
+#!/bin/sh
+n=\$(cat "$fake/n")
+case "\$*" in
+*'--decode 0'*)
+    echo \$((n + 1)) >"$fake/n"
+    read=\$(echo 30 30 32 60 60 60 | cut -d ' ' -f \$((n + 1)))e9
+    echo "{\"roofs\": {\"read_bytes_per_second\": \$read}, \"memory\": {\"file_huge_page_bytes\": 3, \"file_bytes\": 4}}" ;;
+*'--prefill  --decode'*)
+    echo "{\"decode\": [{\"tokens_per_second\": \$n.5, \"share_of_roof\": 0.5}], \"batch\": []}" ;;
+esac
+END
+    chmod +x "$fake/bench"
+    peers "$model" --prefill '' --repeat 5 --build "$fake" >"$scratch/out" || return 1
+    cat "$scratch/out"
+    grep -Eqx ' +decode +ratio +at 30-31 +ratio +at 60-60 +ratio *' "$scratch/out" &&
+        grep -Eqx 'grokd +3.50 +1.00 +2.00 +1.00 +5.00 +1.00 *' "$scratch/out" &&
+        grep -qx 'the model file as grokd maps it: 75% in huge pages' "$scratch/out"
+}
+
+busy_beside() { # two loops beside each program measured, and none afterwards
     local child children fake=$scratch/build
     mkdir "$fake"
     cat >"$fake/bench" <<END
 #!/bin/sh
-cat /proc/\$PPID/task/\$PPID/children >"$scratch/children"
+cat /proc/\$PPID/task/\$PPID/children >>"$scratch/children"
 exec "$build/bench" "\$@"
 END
     chmod +x "$fake/bench"
     peers "$model" --threads 1 --prefill 4 --decode 2 --repeat 1 --busy 2 --build "$fake" || return 1
-    read -ra children <"$scratch/children"
-    [ "${#children[@]}" = 3 ] || { echo "children: ${children[*]}" && return 1; }
-    for child in "${children[@]}"; do
-        [ ! -e "/proc/$child" ] || { echo "$child still runs" && return 1; }
-    done
+    while read -ra children; do
+        [ "${#children[@]}" = 3 ] || { echo "children: ${children[*]}" && return 1; }
+        for child in "${children[@]}"; do
+            [ ! -e "/proc/$child" ] || { echo "$child still runs" && return 1; }
+        done
+    done <"$scratch/children"
 }
 
 check "help" has_help
@@ -209,7 +233,7 @@ check "drafts beyond a step's rows" says 2 '--speculate 4:.*exceeds the 4 of --r
 check "too many tokens with drafts" says 2 '--decode 4097' bench --speculate 1 --decode 4097
 check "what a run's JSON has" results
 
-for option in repeat decode batch busy; do
+for option in repeat prefill decode batch busy; do
     check "peers --$option 0" says 2 "--$option: '0' is no whole number" peers "$model" "--$option" 0
 done
 check "make bench's program measures what it's told" measures_models
@@ -224,5 +248,6 @@ check "peers tell what bench refused" says 1 '--context 0:.*context of 4096' \
     peers "$model" --threads 1 --decode 5000
 check "peers pass the instruction set on" says 1 "'bogus'" peers "$model" --isa bogus
 check "peers read what ik_llama.cpp prints" reads_ik
+check "decode is told apart by how fast memory was" sorts_by_memory
 check "busy programs run beside, and end" busy_beside
 finish

@@ -2,7 +2,6 @@
  * pages, and who reads which of them. */
 #include "engine/memory.h"
 
-#include "base/alloc.h"
 #include "base/macro.h"
 #include "engine/bind.h"
 #include "engine/cpus.h"
@@ -19,7 +18,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -368,57 +366,66 @@ static void test_a_model_is_locked_where_that_is_allowed(void) {
 
 /* ---- huge pages ---- */
 
-#define HUGE_FILE_BYTES (128u << 20) /* several chunks of a preload */
+#define HUGE_FILE_BYTES (96u << 20) /* several chunks of a preload */
+#define TRIES           3           /* for others take huge pages, too */
 
-/* In no page cache any more, where its file system lets go of it. */
-static void write_uncached(const char *path) {
-    uint8_t *bytes = alloc_array(HUGE_FILE_BYTES, 1);
+/* Returns NULL where there is no room for it. */
+static const char *large_file(void) {
+    static const char mebibyte[1 << 20] = {1};
+    const char *path = temp_path("large");
     FILE *f = fopen(path, "we");
+    bool is_whole = f != NULL;
 
-    assert(bytes && f);
-    memset(bytes, 0x55, HUGE_FILE_BYTES);
-    assert(fwrite(bytes, 1, HUGE_FILE_BYTES, f) == HUGE_FILE_BYTES && fflush(f) == 0);
-    assert(fsync(fileno(f)) == 0);
-    assert(posix_fadvise(fileno(f), 0, 0, POSIX_FADV_DONTNEED) == 0 && fclose(f) == 0);
-    free(bytes);
+    for (size_t n = 0; is_whole && n < HUGE_FILE_BYTES; n += sizeof(mebibyte))
+        is_whole = fwrite(mebibyte, 1, sizeof(mebibyte), f) == sizeof(mebibyte);
+    is_whole = is_whole && fflush(f) == 0 && fsync(fileno(f)) == 0;
+    if (f && fclose(f) != 0)
+        is_whole = false;
+    return is_whole ? path : NULL;
 }
 
-/* What is read of a file that is in no cache, in huge pages: by the kernel alone or by preload. */
-static uint64_t huge_bytes_of(bool preload) {
-    const char *path = temp_path("uncached");
-    struct memory_range range;
-    struct gk_memory memory = {.n_huge_bytes = 0};
+/* Dropped from the page cache, where its file system lets go of it, and read: by the kernel's
+ * faults alone or by preload. Returns what is in huge pages then. */
+static uint64_t huge_bytes_of(const char *path, bool preload) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     FILE *smaps = fopen("/proc/self/smaps", "re");
+    struct gk_memory memory = {.n_huge_bytes = 0};
+    struct memory_range range;
     Mapping *m = NULL;
 
-    if (!smaps)
-        test_skip("there is no /proc/self/smaps to tell");
-    write_uncached(path);
+    assert(fd >= 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0 && close(fd) == 0);
     assert(mapping_open(&m, path, NULL) == 0);
     mapping_ask_huge(m);
     if (preload)
         assert(mapping_preload(m, 0, HUGE_FILE_BYTES, NULL, NULL));
     for (size_t i = 0; i < HUGE_FILE_BYTES; i += (size_t)sysconf(_SC_PAGESIZE))
-        assert(((const volatile uint8_t *)mapping_bytes(m))[i] == 0x55);
-    range = (struct memory_range){(uintptr_t)mapping_bytes(m),
-                                  (uintptr_t)mapping_bytes(m) + HUGE_FILE_BYTES};
-    memory_read_smaps(smaps, &range, 1, &memory);
-    assert(memory.n_resident_bytes >= HUGE_FILE_BYTES);
-    (void)fclose(smaps);
+        assert(((const volatile uint8_t *)mapping_bytes(m))[i] == (i % (1 << 20) == 0));
+    range.begin = (uintptr_t)mapping_bytes(m);
+    range.end = range.begin + HUGE_FILE_BYTES;
+    if (smaps) {
+        memory_read_smaps(smaps, &range, 1, &memory);
+        (void)fclose(smaps);
+    }
     m = mapping_close(m);
-    (void)unlink(path);
     return memory.n_huge_bytes;
 }
 
 static void test_preload_takes_the_huge_pages_that_there_are(void) {
-    uint64_t faults = huge_bytes_of(false), preload = huge_bytes_of(true);
+    const char *path = large_file();
+    uint64_t by_faults = 0, by_preload = 0;
 
-    (void)printf("# of %u MiB in huge pages: %llu MiB by faults, %llu by preload\n",
-                 HUGE_FILE_BYTES >> 20, (unsigned long long)faults >> 20,
-                 (unsigned long long)preload >> 20);
-    if (faults < HUGE_FILE_BYTES / 4 * 3)
+    if (!path)
+        test_skip("there is no room for a large file");
+    for (int i = 0; i < TRIES && by_preload < HUGE_FILE_BYTES; i++) {
+        by_faults = MAX(by_faults, huge_bytes_of(path, false));
+        by_preload = MAX(by_preload, huge_bytes_of(path, true));
+    }
+    (void)unlink(path);
+    (void)printf("# of %u MiB in huge pages: %" PRIu64 " by faults, %" PRIu64 " by preload\n",
+                 HUGE_FILE_BYTES >> 20, by_faults >> 20, by_preload >> 20);
+    if (by_faults < HUGE_FILE_BYTES / 4 * 3)
         test_skip("the kernel, or this file system, has no huge pages for files, or few");
-    assert(preload >= faults / 8 * 7);
+    assert(by_preload >= by_faults / 8 * 7);
 }
 
 /* Whether huge pages were asked for where `at` is mapped; -1: there is nobody to tell. */
