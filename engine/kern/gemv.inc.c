@@ -24,8 +24,9 @@
 
 /* Bytes between what is read and what is fetched from memory, and near (measured). Where turns are
  * less than rows, near is a turn ahead, or where a row's last turn is shorter as much of the next
- * rows'; from memory lines are fetched in its order, and so must be a turn of whole rows ahead, and
- * further yet, for those that are needed first of the last row to have come. */
+ * rows'. From memory, lines are fetched in its order: a turn of whole rows ahead, so that all rows
+ * are there when it begins, and twice FETCH_AHEAD more, or the last row's first lines would be
+ * asked for too late. */
 #define FETCH_AHEAD      16384
 #define FETCH_NEAR_AHEAD 8192
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares grokd with its peers on one GGUF file, in alternating runs, and prints medians and ratios.
+"""Compares grokd with its peers on one GGUF file, in runs that alternate in random order, and prints medians and ratios.
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
                          [--batch 8,16,32] [--busy N] [--isa NAME] [--node DIR] [--ik DIR]
@@ -10,13 +10,14 @@
 --ik: a folder that holds a natively built ik_llama.cpp's llama-bench and llama-batched-bench.
 --ik-options: more options for both of these, as one word: --ik-options='-ctk q8_0 -ctv q8_0'.
 --ik-repacked: ik_llama.cpp a second time, with weights that it repacks while it loads them, which it then doesn't map.
---prefill '': read no prompts.
+--prefill '': don't measure prompts.
 --batch: sequences that decode together. ik_llama.cpp's program gives all of them the same tokens, so that the same
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
 --isa: grokd's instruction set where it isn't the CPU's best; peers have theirs from how they were built.
 --busy: endless loops of other programs beside all that is measured, which take CPUs from it.
 The speed of memory can change within seconds where a machine is shared. It is measured before and after each run, and
-where it differed, decode is also shown for slow and for fast memory. Runs without prompts and batches are short enough.
+where it differed, decode is also shown for slow and for fast memory. Runs are short enough for that with --prefill ''
+and without --batch.
 A peer that is not given is left out. OPENBLAS_CORETYPE is unset, because it misleads every program.
 """
 import argparse
@@ -25,6 +26,7 @@ import functools
 import json
 import os
 import pathlib
+import random
 import shlex
 import shutil
 import statistics
@@ -200,14 +202,14 @@ def parse_arguments():
 
 def medians_by_memory(seen, beside):
     """Medians of decode, of the runs that met slow memory and of those that met fast memory; a run in which it changed is
-    left out. Nothing where it was always as fast."""
+    left out. Nothing where no gap parts them."""
     steady = sorted((statistics.mean(pair), name, run["decode"]) for name, runs in seen.items()
                     for run, pair in zip(runs, beside[name]) if max(pair) <= STEADY * min(pair))
     gaps = [after[0] / before[0] for before, after in zip(steady, steady[1:])]
     if not gaps or max(gaps) < UNEVEN:
         return {name: {} for name in seen}
     at = gaps.index(max(gaps)) + 1
-    groups = {f"at {group[0][0]:.0f}-{group[-1][0]:.0f}": group for group in (steady[:at], steady[at:])}
+    groups = {f"at {group[0][0]:.3g}-{group[-1][0]:.3g}": group for group in (steady[:at], steady[at:])}
     return {name: {key: statistics.median(rate for _, n, rate in group if n == name) for key, group in groups.items()
                    if any(n == name for _, n, _ in group)} for name in seen}
 
@@ -218,9 +220,9 @@ def print_medians(a, seen, beside):
               for name, runs in seen.items()}
     ours = median["grokd"]
     columns = [key for key in ours if not key.endswith("share")]
-    print(f"{'':14}" + "".join(f" {key:>9} {'ratio':>6}  " for key in columns))
+    print(f"{'':14}" + "".join(f" {key:>12} {'ratio':>6}  " for key in columns))
     for name, m in median.items():
-        print(f"{name:14}" + "".join(f" {m[key]:9.2f} {ours[key] / m[key]:6.2f}  " if key in m else f" {'-':>9} {'-':>6}  "
+        print(f"{name:14}" + "".join(f" {m[key]:12.2f} {ours[key] / m[key]:6.2f}  " if key in m else f" {'-':>12} {'-':>6}  "
                                      for key in columns))
     if by_memory["grokd"]:
         print("at N-M: decode, of those runs before and after which memory gave so many GB/s")
@@ -242,7 +244,8 @@ def main():
     with busy_programs(a.busy):
         before = measure("bench", machine, a)
         for i in range(a.repeat):
-            for name, program in programs.items():
+            # In no order: what one has left behind, such as freed memory that goes back to a host, slows the next.
+            for name, program in random.sample(list(programs.items()), len(programs)):
                 seen[name].append(measure(name, program, a))
                 after = measure("bench", machine, a)
                 beside[name].append((before["read"], after["read"]))

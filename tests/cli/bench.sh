@@ -176,11 +176,12 @@ busy_beside() { # two loops beside each program measured, and none afterwards
     mkdir "$fake"
     cat >"$fake/bench" <<END
 #!/bin/sh
-cat /proc/\$PPID/task/\$PPID/children >>"$scratch/children"
+echo \$(cat /proc/\$PPID/task/\$PPID/children) >>"$scratch/children"
 exec "$build/bench" "\$@"
 END
     chmod +x "$fake/bench"
     peers "$model" --threads 1 --prefill 4 --decode 2 --repeat 1 --busy 2 --build "$fake" || return 1
+    [ "$(wc -l <"$scratch/children")" = 3 ] || { cat "$scratch/children" && return 1; }
     while read -ra children; do
         [ "${#children[@]}" = 3 ] || { echo "children: ${children[*]}" && return 1; }
         for child in "${children[@]}"; do
