@@ -284,8 +284,9 @@ static void check_dequantize(const struct kern_ops *tier, enum kern_type type, e
     unguard(&w);
 }
 
-static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t k, uint32_t n_out,
-                      uint32_t n_rows, enum kind kind, bool gather) {
+static void check_mul_of(const struct kern_ops *tier, enum kern_type type, uint32_t k,
+                         uint32_t n_out, uint32_t n_rows, enum kind kind, enum kind acts_kind,
+                         bool gather) {
     const struct kern_ops *generic = kern_select("generic");
     const struct kern_type_info *info = &kern_types[type];
     size_t row_bytes = k / info->block_values * info->block_bytes;
@@ -302,10 +303,10 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     if (!scratch.bytes)
         scratch = guard(KERN_SCRATCH_BYTES, false);
     fill_blocks(type, w.bytes, row_bytes * n_out, kind);
-    if (kind >= KIND_AT_LIMIT)
-        fill_limits(x, k, n_rows, type, kind);
+    if (acts_kind >= KIND_AT_LIMIT)
+        fill_limits(x, k, n_rows, type, acts_kind);
     else
-        fill_floats(x, (size_t)n_rows * k, kind);
+        fill_floats(x, (size_t)n_rows * k, acts_kind);
     acts[0] = make_acts(generic, info->act, k, n_rows, x, at_first, &acts_memory[0]);
     acts[1] = make_acts(tier, info->act, k, n_rows, x, at_first, &acts_memory[1]);
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -333,8 +334,8 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     for (size_t i = 0; i < n_y; i++)
         assert((i / Y_STRIDE < n_rows && i % Y_STRIDE < n_out) || y[0][i] == BORDER);
     if (!same_floats(y[0], y[1], n_y)) {
-        (void)printf("# %s %s: k %u, outputs %u, rows %u, kind %d, gather %d: other bits\n",
-                     tier->name, info->name, k, n_out, n_rows, (int)kind, gather);
+        (void)printf("# %s %s: k %u, outputs %u, rows %u, kinds %d and %d, gather %d: other bits\n",
+                     tier->name, info->name, k, n_out, n_rows, (int)kind, (int)acts_kind, gather);
         for (size_t i = 0; i < n_y; i++)
             if (!same_floats(&y[0][i], &y[1][i], 1)) {
                 (void)printf("# first at row %zu output %zu: %.9g, not %.9g\n", i / Y_STRIDE,
@@ -347,6 +348,24 @@ static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t
     unguard(&acts_memory[0]);
     unguard(&acts_memory[1]);
     unguard(&w);
+}
+
+static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t k, uint32_t n_out,
+                      uint32_t n_rows, enum kind kind, bool gather) {
+    check_mul_of(tier, type, k, n_out, n_rows, kind, kind, gather);
+}
+
+/* Weights of one kind and activations of another. */
+static void check_kinds_that_meet(const struct kern_ops *tier, enum kern_type type, uint32_t k) {
+    static const uint32_t rows[] = {1, 3, 24, 6};
+
+    for (int kind = 0; kind < KIND_N; kind++)
+        for (int acts_kind = 0; acts_kind < KIND_N; acts_kind++) {
+            uint32_t n_rows = rows[(size_t)(kind + acts_kind) % ARRAY_SIZE(rows)];
+
+            check_mul_of(tier, type, k, 37, n_rows, (enum kind)kind, (enum kind)acts_kind,
+                         acts_kind % 2);
+        }
 }
 
 /* Rows of so many blocks as the kernels of few rows want: whole groups of lanes, halves, others;
@@ -412,7 +431,8 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
     static const uint32_t outs[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 70};
     static const uint32_t rows[] = {1,  2,  3,  4,  5,  6,  7,  8,  11, 12,
                                     13, 14, 15, 16, 17, 24, 32, 33, 45};
-    static const uint32_t kind_rows[] = {1, 2, 3, 4, 5, 7, 9, 12, 15, 16, 19, 21};
+    static const uint32_t kind_rows[] = {1, 2, 3, 4, 5, 7, 9, 12, 15, 16, 19, 21, 24, 45};
+    uint32_t k_some = (block == 256 ? 2 : block == 32 ? 9 : 77) * block;
 
     for (size_t i = 0; i < ARRAY_SIZE(outs); i++)
         for (size_t j = 0; j < ARRAY_SIZE(rows); j++) {
@@ -426,13 +446,10 @@ static void check_type(const struct kern_ops *tier, enum kern_type type) {
     for (int kind = 0; kind < KIND_N; kind++) {
         check_dequantize(tier, type, (enum kind)kind);
         for (size_t i = 0; i < ARRAY_SIZE(kind_rows); i++)
-            check_mul(tier, type,
-                      (block == 256  ? 2
-                       : block == 32 ? 9
-                                     : 77) *
-                          block,
-                      37, kind_rows[i], (enum kind)kind, (i + (size_t)kind) % 2);
+            check_mul(tier, type, k_some, 37, kind_rows[i], (enum kind)kind,
+                      (i + (size_t)kind) % 2);
     }
+    check_kinds_that_meet(tier, type, k_some);
     for (int gather = 0; gather < 2; gather++)
         check_mul(tier, type, n_many * block, 33, ROWS_MAX, KIND_GENTLE, gather);
     check_mul(tier, type, n_many * block, 33, 256, KIND_GENTLE, false); /* whole tiles alone */

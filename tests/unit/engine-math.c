@@ -446,6 +446,74 @@ static void spoil_the_unseen(const struct attention *a) {
         }
 }
 
+/* What queries, keys and values are made of: ordinary numbers; all the same, so that scores are;
+ * denormal ones; the largest, so that scores saturate the cap or overflow; infinite ones and NaN.
+ */
+enum wild_kind { ORDINARY, ALL_EQUAL, DENORMAL, LARGEST, SPECIAL, N_WILD_KINDS };
+
+/* A float16. */
+static uint16_t wild_half(enum wild_kind kind) {
+    uint16_t sign = (uint16_t)(random_u32() % 2 << 15), fraction = (uint16_t)(random_u32() % 0x400);
+
+    switch (kind) {
+    case ALL_EQUAL:
+        return 0x3400;
+    case DENORMAL:
+        return sign | fraction;
+    case LARGEST:
+        return sign | 0x7BFF;
+    default:
+        return sign | (random_u32() % 8 ? 0x3800 | fraction : random_u32() % 2 ? 0x7C00 : 0x7E00);
+    }
+}
+
+static float wild_float(enum wild_kind kind) {
+    uint32_t sign = random_u32() << 31;
+
+    switch (kind) {
+    case ALL_EQUAL:
+        return 0.25f;
+    case DENORMAL:
+        return from_bits(sign | random_u32() % 0x800000);
+    case LARGEST:
+        return from_bits(sign | 0x7F7FFFFF);
+    default:
+        return random_u32() % 8 ? random_float(1)
+                                : from_bits(specials[random_u32() % ARRAY_SIZE(specials)]);
+    }
+}
+
+static void make_page_wild(const struct attention *a, void *page, enum wild_kind kind) {
+    size_t n = (size_t)a->head_size * KERN_PAGE_POSITIONS,
+           n_scales = KERN_PAGE_POSITIONS * kern_page_n_blocks(a->head_size);
+
+    for (size_t i = 0; i < n; i++)
+        if (a->type == KERN_PAGE_F32)
+            ((float *)page)[i] = wild_float(kind);
+        else if (a->type == KERN_PAGE_F16)
+            ((uint16_t *)page)[i] = wild_half(kind);
+        else if (kind == ALL_EQUAL || kind == LARGEST)
+            ((int8_t *)page)[i] = kind == LARGEST && random_u32() % 2 ? -127 : 127;
+    for (size_t i = 0; a->type == KERN_PAGE_Q8_0 && i < n_scales; i++)
+        kern_page_scales(page, a->head_size)[i] = wild_half(kind);
+}
+
+/* Queries, keys and values each of this kind or ordinary, so that kinds meet. */
+static void make_wild(const struct attention *a, enum wild_kind kind) {
+    uint32_t which = kind == ORDINARY ? 0 : 1 + random_u32() % 7;
+    size_t n = (a->n_rows - 1) * a->row_stride + (size_t)a->n_heads * a->head_size;
+
+    for (size_t i = 0; which & 1 && i < n; i++)
+        a->q[i] = wild_float(kind);
+    for (size_t i = 0; i < a->n_pages; i++) {
+        if (which & 2)
+            make_page_wild(a, (uint8_t *)a->k + i * page_bytes(a), kind);
+        if (which & 4)
+            make_page_wild(a, (uint8_t *)a->v + i * page_bytes(a), kind);
+    }
+    spoil_the_unseen(a);
+}
+
 static struct attention random_attention(bool front, uint32_t head_size) {
     struct attention a = {
         .n_rows = 1 + random_u32() % 9,
@@ -552,19 +620,21 @@ static void assert_same_heads(const struct attention *a, const float *x, const f
 static const uint32_t head_sizes[] = {128, 64, 16, 8, 32, 1, 17, 80, 100, 23, 256};
 
 static void check_attention(const struct kern_ops *kern) {
-    for (uint32_t round = 0; round < 110; round++) {
+    for (uint32_t round = 0; round < 220; round++) {
+        enum wild_kind kind = round < 110 ? ORDINARY : 1 + round % (N_WILD_KINDS - 1);
         bool front = round % 2;
         struct attention a = random_attention(front, head_sizes[round % ARRAY_SIZE(head_sizes)]);
         size_t n = (a.n_rows - 1) * a.row_stride + (size_t)a.n_heads * a.head_size;
         float *x = guarded_floats(7, n, front), *y = guarded_floats(8, n, front);
 
+        make_wild(&a, kind);
         attend(generic(), &a, 0, a.n_rows, y);
         attend(kern, &a, 0, a.n_rows, x);
         assert_same_heads(&a, x, y);
         for (uint32_t i = 0; i < a.n_rows; i++)
             attend(kern, &a, i, 1, x); /* each row alone */
         assert_same_heads(&a, x, y);
-        for (uint32_t i = 0; i < a.n_rows; i++)
+        for (uint32_t i = 0; kind == ORDINARY && i < a.n_rows; i++)
             for (size_t j = 0; j < (size_t)a.n_heads * a.head_size; j++)
                 assert(isfinite(x[i * a.row_stride + j]));
     }
