@@ -244,7 +244,7 @@ def main():
     with busy_programs(a.busy):
         before = measure("bench", machine, a)
         for i in range(a.repeat):
-            # In no order: what one has left behind, such as freed memory that goes back to a host, slows the next.
+            # In no order: what a program leaves behind, in caches and in memory, is not for the same one each time.
             for name, program in random.sample(list(programs.items()), len(programs)):
                 seen[name].append(measure(name, program, a))
                 after = measure("bench", machine, a)
