@@ -284,9 +284,9 @@ static void check_dequantize(const struct kern_ops *tier, enum kern_type type, e
     unguard(&w);
 }
 
-static void check_mul_of(const struct kern_ops *tier, enum kern_type type, uint32_t k,
-                         uint32_t n_out, uint32_t n_rows, enum kind kind, enum kind acts_kind,
-                         bool gather) {
+static void check_mul_kinds(const struct kern_ops *tier, enum kern_type type, uint32_t k,
+                            uint32_t n_out, uint32_t n_rows, enum kind kind, enum kind acts_kind,
+                            bool gather) {
     const struct kern_ops *generic = kern_select("generic");
     const struct kern_type_info *info = &kern_types[type];
     size_t row_bytes = k / info->block_values * info->block_bytes;
@@ -352,7 +352,7 @@ static void check_mul_of(const struct kern_ops *tier, enum kern_type type, uint3
 
 static void check_mul(const struct kern_ops *tier, enum kern_type type, uint32_t k, uint32_t n_out,
                       uint32_t n_rows, enum kind kind, bool gather) {
-    check_mul_of(tier, type, k, n_out, n_rows, kind, kind, gather);
+    check_mul_kinds(tier, type, k, n_out, n_rows, kind, kind, gather);
 }
 
 /* Weights of one kind and activations of another. */
@@ -363,8 +363,8 @@ static void check_kinds_that_meet(const struct kern_ops *tier, enum kern_type ty
         for (int acts_kind = 0; acts_kind < KIND_N; acts_kind++) {
             uint32_t n_rows = rows[(size_t)(kind + acts_kind) % ARRAY_SIZE(rows)];
 
-            check_mul_of(tier, type, k, 37, n_rows, (enum kind)kind, (enum kind)acts_kind,
-                         acts_kind % 2);
+            check_mul_kinds(tier, type, k, 37, n_rows, (enum kind)kind, (enum kind)acts_kind,
+                            acts_kind % 2);
         }
 }
 
