@@ -105,12 +105,12 @@ def grokd(a):
     decode, batch = ["--decode", str(a.decode)], ["--batch", joined(a.batch)] if a.batch else []
     out = grokd_bench(a, "--prefill", str(a.prefill or ""), *decode, *batch, "--same-tokens")
     rows = {key: out[key][0] for key in of_one_sequence(a)}
-    batches = {f"batch {row['sequences']}": row["tokens_per_second"] for row in out["batch"]}
+    rows |= {f"batch {row['sequences']}": row for row in out["batch"]}
     if a.batch:
         apart = grokd_bench(a, "--prefill", "1", *decode, *batch)["batch"]
-        batches |= {f"apart {row['sequences']}": row["tokens_per_second"] for row in apart}
+        rows |= {f"apart {row['sequences']}": row for row in apart}
     shares = {f"{key}_share": row["share_of_roof"] for key, row in rows.items()}
-    return {key: row["tokens_per_second"] for key, row in rows.items()} | batches | shares
+    return {key: row["tokens_per_second"] for key, row in rows.items()} | shares
 
 
 def llama_cpp(a):
@@ -227,7 +227,7 @@ def print_medians(a, seen, beside):
     if by_memory["grokd"]:
         print("at N-M: decode, of those runs before and after which memory gave so many GB/s")
     for name, m in median.items():
-        shares = [f"{key} {ours[key + '_share'] * m[key] / ours[key]:.0%}" for key in of_one_sequence(a)]
+        shares = [f"{key} {ours[key + '_share'] * m[key] / ours[key]:.0%}" for key in m if key + "_share" in ours]
         print(f"{name}'s share of the roof: {', '.join(shares)}")
 
 

@@ -19,12 +19,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#ifdef __SANITIZE_ADDRESS__
-#define SANITIZED true
-#else
-#define SANITIZED false
-#endif
-
 #define TYPE_F32    0
 #define TYPE_F16    1
 #define TYPE_Q8_0   8
@@ -537,7 +531,7 @@ static void test_small_files_take_little_memory(void) {
     void *volatile p; /* volatile: or a compiler knows better than to ask */
 
     gguf_writer_free(w);
-    if (SANITIZED)
+    if (TEST_SANITIZED)
         test_skip("the sanitizer's own memory cannot be limited");
     assert(n <= sizeof(bytes));
     (void)memcpy(bytes, made, n);

@@ -466,6 +466,94 @@ static void test_the_kv_cache_is_huge_where_that_is_asked_for(void) {
         test_skip("the kernel has no huge pages, or nobody tells");
 }
 
+/* ---- memory of our own ---- */
+
+#define OWN_BYTES_MAX (300u << 20)
+#define KV_BYTES      (16u << 20)
+
+/* One layer of Grok-1's widths, and two experts, for memory doesn't depend on how many there are. A
+ * file with a hole where its weights are: nothing is computed. */
+static const char *grok_1(void) {
+    static const struct { uint32_t tiny, full; } widths[] = {{256, 6144}, {512, 32768}};
+    struct tiny_shape shape = tiny_shape_default("grok", KERN_Q4_K);
+    const char *path = temp_path("grok-1.gguf");
+    uint64_t n_bytes = 0, n_header;
+    struct stat st;
+    GgufWriter *w;
+
+    shape.n_layers = 1;
+    shape.n_experts = 2;
+    shape.n_embd = widths[0].tiny;
+    shape.n_ff = widths[1].tiny;
+    shape.n_heads = 48;
+    shape.n_kv_heads = 8;
+    shape.head_size = 128;
+    shape.n_vocab = 131072;
+    shape.n_context = 8192;
+    w = tiny_model(&shape);
+    gguf_writer_u32(w, "grok.embedding_length", widths[0].full);
+    gguf_writer_u32(w, "grok.feed_forward_length", widths[1].full);
+    for (size_t i = 0; i < w->n_tensors; i++) {
+        struct gguf_tensor *t = &w->tensors[i];
+        uint64_t n = t->n_bytes;
+
+        for (uint32_t j = 0; j < t->n_dims; j++)
+            for (size_t k = 0; k < ARRAY_SIZE(widths); k++)
+                if (t->dims[j] == widths[k].tiny) {
+                    t->dims[j] = widths[k].full;
+                    n = n / widths[k].tiny * widths[k].full;
+                    break;
+                }
+        t->n_bytes = 0; /* but for its record */
+        t->offset = n_bytes;
+        n_bytes += n;
+    }
+    gguf_writer_save(w, path);
+    gguf_writer_free(w);
+    assert(stat(path, &st) == 0);
+    n_header = (uint64_t)st.st_size;
+    assert(truncate(path, (off_t)(n_header + n_bytes)) == 0);
+    return path;
+}
+
+/* All that this process could write to: more than is resident. 0: nobody tells. */
+static uint64_t data_bytes(void) {
+    FILE *f = fopen("/proc/self/status", "re");
+    uint64_t n = 0;
+    char line[256];
+
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "VmData: %" SCNu64 " kB", &n) == 1)
+            break;
+    if (f)
+        (void)fclose(f);
+    return n * 1024;
+}
+
+/* What a model takes besides its file and the KV cache, for steps of 512 rows, which take nothing
+ * more (engine-steady). */
+static void test_grok_1_takes_little_memory_of_its_own(void) {
+    struct gk_options o = {.path = grok_1(), .n_rows_max = 512, .kv_bytes_max = KV_BYTES};
+    uint64_t n_before, n;
+    GkEngine *e;
+
+    if (TEST_SANITIZED)
+        test_skip("the sanitizer takes memory beside all that is taken");
+    o.pool = test_team(2, 1);
+    n_before = data_bytes();
+    if (n_before == 0)
+        test_skip("there is no /proc/self/status to tell");
+    assert(gk_engine_open(&e, &o, NULL) == 0);
+    n = data_bytes() - n_before;
+    (void)printf("# %" PRIu64 " MiB, of them KV cache %u; the file has %" PRIu64 "\n", n >> 20,
+                 KV_BYTES >> 20, gk_engine_info(e)->n_file_bytes >> 20);
+    (void)fflush(stdout);
+    assert(gk_engine_info(e)->n_file_bytes > 1u << 30);
+    assert(n > KV_BYTES && n <= KV_BYTES + OWN_BYTES_MAX);
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+}
+
 /* The limit is the user's; root has none, so it becomes somebody else. */
 static void test_a_model_loads_where_locking_is_not_allowed(void) {
     const struct rlimit none = {0, 0};
@@ -490,6 +578,7 @@ int main(int argc, char **argv) {
         TEST(a_model_is_locked_where_that_is_allowed),
         TEST(preload_takes_the_huge_pages_that_there_are),
         TEST(the_kv_cache_is_huge_where_that_is_asked_for),
+        TEST(grok_1_takes_little_memory_of_its_own),
         TEST(a_model_loads_where_locking_is_not_allowed),
     };
 

@@ -1,13 +1,16 @@
 /*
- * A step takes no memory and no lock, and its threads seldom meet: all that it needs was there when
- * the model was opened and the sequence made. But OpenBLAS maps a buffer for each thread, once, and
- * a sequence with a constraint asks the constraint's automaton, which others may ask at the same
- * time, when its logits are there: under the automaton's lock, with memory for what is new to it,
- * within the maxima of automaton.h. malloc() and its kin, mmap() and pthread_mutex_lock() are ours
- * here and count, whoever calls them.
+ * A step takes no memory and no lock: all that it needs was there when the model was opened and the
+ * sequence made. Its threads seldom meet, and what its rows need of the weights is read once.
+ *
+ * But OpenBLAS maps a buffer for each thread, once, and a sequence with a constraint asks the
+ * constraint's automaton, which others may ask at the same time, when its logits are there: under
+ * the automaton's lock, with memory for what is new to it, within the maxima of automaton.h.
+ * malloc() and its kin, mmap() and pthread_mutex_lock() are ours here and count, whoever calls
+ * them.
  */
 #include "base/macro.h"
-#include "engine/engine.h"
+#include "engine/expert.h"
+#include "engine/internal.h"
 #include "engine/pool.h"
 #include "tests/util/team.h"
 #include "tests/util/temp.h"
@@ -30,12 +33,10 @@ static void count(atomic_size_t *n) {
         atomic_fetch_add(n, 1);
 }
 
-#ifdef __SANITIZE_ADDRESS__
-#define SANITIZED true /* malloc() is the sanitizer's */
+#if TEST_SANITIZED
 #define SHARED
 #else
-#define SANITIZED false
-#define SHARED    __attribute__((visibility("default"))) /* libraries call them, too */
+#define SHARED __attribute__((visibility("default"))) /* libraries call them, too */
 
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t size);
@@ -85,9 +86,11 @@ SHARED int pthread_mutex_lock(pthread_mutex_t *mutex) {
     return next(mutex);
 }
 
+#define N_SEQUENCES_MAX 64
+
 static void step(GkEngine *e, GkSeq **seqs, size_t n, uint32_t n_slice) {
-    struct gk_plan_row rows[8];
-    struct gk_result results[8];
+    struct gk_plan_row rows[N_SEQUENCES_MAX];
+    struct gk_result results[N_SEQUENCES_MAX];
     struct gk_plan plan = {.rows = rows};
 
     assert(n <= ARRAY_SIZE(rows));
@@ -139,7 +142,7 @@ static void check(const char *path, enum gk_kv_type kv, unsigned n_threads, cons
     GkSeq *seqs[3];
     GkEngine *e;
 
-    if (SANITIZED)
+    if (TEST_SANITIZED)
         test_skip("the sanitizer has its own malloc()");
     o.pool = test_team(n_threads, 1);
     assert(gk_engine_open(&e, &o, NULL) == 0);
@@ -187,7 +190,7 @@ static void test_a_constraint_takes_memory_for_what_is_new(void) {
     GkConstraint *constraint;
     GkEngine *e;
 
-    if (SANITIZED)
+    if (TEST_SANITIZED)
         test_skip("the sanitizer has its own malloc()");
     assert(gk_pool_new(&o.pool, 1, NULL) == 0 && gk_engine_open(&e, &o, NULL) == 0);
     assert(gk_constraint_new(&constraint, GK_CONSTRAINT_REGEX, source, strlen(source), NULL) == 0);
@@ -207,7 +210,7 @@ static void test_what_is_taken_is_counted(void) {
     GkEngine *e;
     void *map;
 
-    if (SANITIZED)
+    if (TEST_SANITIZED)
         test_skip("the sanitizer has its own malloc()");
     atomic_store(&in_step, true);
     assert(gk_pool_new(&o.pool, 1, NULL) == 0 && n_allocated > 0 && n_locked == 0);
@@ -275,12 +278,121 @@ static void test_a_layer_meets_so_often(void) {
     }
 }
 
+/* ---- what is read ---- */
+
+/* How often each byte of the file was the first one of a weight's row that was multiplied. */
+static struct {
+    struct kern_ops kern; /* the engine's, with its product counted */
+    void (*mul)(const struct kern_mul *m);
+    const uint8_t *file;
+    atomic_uint *n_read; // (bytes of the file)
+    size_t n_bytes;
+} reads;
+
+static void counted_mul(const struct kern_mul *m) {
+    for (uint32_t i = 0; i < m->n_out; i++)
+        atomic_fetch_add(&reads.n_read[m->w + i * m->row_bytes - reads.file], 1);
+    reads.mul(m);
+}
+
+static void count_reads(GkEngine *e) {
+    reads.file = model_file_part(e->file, 0, &reads.n_bytes);
+    reads.n_read = calloc(reads.n_bytes, sizeof(*reads.n_read));
+    assert(reads.n_read);
+    reads.kern = *e->kern;
+    reads.mul = e->kern->mul[KERN_Q8_0];
+    reads.kern.mul[KERN_Q8_0] = counted_mul;
+    e->kern = &reads.kern;
+}
+
+/* So often for each of its rows. */
+static unsigned times_read(const struct weight *w) {
+    unsigned n = reads.n_read[w->data - reads.file];
+
+    for (uint32_t i = 0; i < w->n_out; i++)
+        assert(reads.n_read[w->data + i * w->row_bytes - reads.file] == n);
+    return n;
+}
+
+/* Of this layer, by number; returns how many experts were read. Those that no row chose weren't. */
+static uint32_t check_layer_reads(const GkEngine *e, const struct layer *l) {
+    uint32_t n_read = 0;
+
+    assert(times_read(&l->q) == 1 && times_read(&l->k) == 1 && times_read(&l->v) == 1);
+    assert(times_read(&l->o) == 1);
+    for (uint32_t i = 0; i < e->shape.n_experts; i++) {
+        unsigned n = times_read(expert_weight(l, i, EXPERT_GATE));
+
+        assert(n <= 1 && times_read(expert_weight(l, i, EXPERT_UP)) == n);
+        assert(times_read(expert_weight(l, i, EXPERT_DOWN)) == n);
+        n_read += n;
+    }
+    return n_read;
+}
+
+/* A row of each sequence, but where it has a prompt a slice of that. */
+static void check_reads(GkEngine *e, GkSeq **seqs, size_t n, uint32_t n_slice) {
+    const struct layer *layers = e->weights.layers;
+    uint32_t n_first, n_last;
+
+    (void)memset(reads.n_read, 0, reads.n_bytes * sizeof(*reads.n_read));
+    step(e, seqs, n, n_slice);
+    n_first = check_layer_reads(e, &layers[0]);
+    n_last = check_layer_reads(e, &layers[e->shape.n_layers - 1]);
+    (void)printf("# %zu sequences, slices of %u: %u experts of the first layer, %u of the last\n",
+                 n, n_slice, n_first, n_last);
+    (void)fflush(stdout);
+    assert(times_read(&e->weights.output) == 1);
+    assert(n_last == *e->scratch.n_active && n_first >= e->shape.n_experts_used);
+    assert(n > 1 || n_slice > 1 ||
+           (n_first == e->shape.n_experts_used && n_last == e->shape.n_experts_used));
+}
+
+/* What the rows of a step choose together is read once, however many choose it. */
+static void test_a_step_reads_each_weight_once(void) {
+    static const size_t n_sequences[] = {1, 2, 3, 4, 5, 8, 16, 33, N_SEQUENCES_MAX};
+    struct gk_options o = {.path = temp_path("experts.gguf"), .kv_bytes_max = 64u << 20};
+    struct tiny_shape shape = tiny_shape_default("llama", KERN_Q8_0);
+    struct gk_params params = gk_params_default();
+    GkSeq *seqs[N_SEQUENCES_MAX];
+    GkEngine *e = NULL;
+    GgufWriter *w;
+
+    shape.n_experts = 32;
+    shape.n_ff = 2 * TILE_FF + 64;
+    shape.n_embd = TILE_OUT + 32;
+    w = tiny_model(&shape);
+    gguf_writer_save(w, o.path);
+    gguf_writer_free(w);
+    o.pool = test_team(3, 1);
+    assert(gk_engine_open(&e, &o, NULL) == 0);
+    count_reads(e);
+    params.ignore_eos = true;
+    for (size_t i = 0; i < ARRAY_SIZE(seqs); i++) {
+        size_t n = i + 1 < ARRAY_SIZE(seqs) ? 1 : 100;
+        int32_t tokens[100];
+
+        for (size_t j = 0; j < n; j++)
+            tokens[j] = (int32_t)((i * 31 + j * 37 + 5) % shape.n_vocab);
+        assert(gk_seq_new(&seqs[i], e, tokens, n, &params, NULL) == 0);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(n_sequences); i++)
+        check_reads(e, seqs, n_sequences[i], 1);
+    check_reads(e, seqs, N_SEQUENCES_MAX, 70);
+    for (size_t i = 0; i < ARRAY_SIZE(seqs); i++)
+        (void)gk_seq_free(seqs[i]);
+    free(reads.n_read);
+    e = gk_engine_close(e);
+    o.pool = gk_pool_free(o.pool);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(steps_take_nothing),
         TEST(a_constraint_takes_memory_for_what_is_new),
         TEST(what_is_taken_is_counted),
         TEST(a_layer_meets_so_often),
+        TEST(a_step_reads_each_weight_once),
     };
 
     return test_main(tests, ARRAY_SIZE(tests), argc, argv);

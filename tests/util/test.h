@@ -16,6 +16,13 @@ struct test {
 
 #define TEST_SECONDS_DEFAULT 30
 
+/* Whether the sanitizer's malloc() takes the place of the C library's, and memory beside. */
+#ifdef __SANITIZE_ADDRESS__
+#define TEST_SANITIZED 1
+#else
+#define TEST_SANITIZED 0
+#endif
+
 /* For tables: TEST(splits_at_every_byte) names the static function test_splits_at_every_byte. */
 #define TEST(name)                                                                                 \
     { #name, test_##name, 0 }
