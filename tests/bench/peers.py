@@ -2,7 +2,7 @@
 """Compares grokd with its peers on one GGUF file, in runs that alternate in random order, and prints medians and ratios.
 
     tests/bench/peers.py MODEL.gguf [--threads 2] [--prefill 512] [--decode 16] [--repeat 3]
-                         [--batch 8,16,32] [--busy N] [--isa NAME] [--node DIR] [--ik DIR]
+                         [--batch 8,16,32] [--busy N] [--settle SECONDS] [--isa NAME] [--node DIR] [--ik DIR]
                          [--ik-options WORDS] [--ik-repacked] [--build DIR]
 
 --build: where grokd's bench is; otherwise the build beside this script's sources.
@@ -15,6 +15,8 @@
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
 --isa: grokd's instruction set where it isn't the CPU's best; peers have theirs from how they were built.
 --busy: endless loops of other programs beside all that is measured, which take CPUs from it.
+--settle: seconds of rest after each program (8). Of a virtual machine the host may take back what a program has freed,
+for six seconds after one that had repacked 6 GB, and take CPUs meanwhile, some 30 ms at a time.
 The speed of memory can change within seconds where a machine is shared. It is measured before and after each run, and
 where it differed, decode is also shown for slow and for fast memory. Runs are short enough for that with --prefill ''
 and without --batch.
@@ -32,6 +34,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 IK_PROMPT = 16  # tokens before a batch decodes
@@ -53,6 +56,12 @@ def fail(message):
 def whole_number(text):
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+def seconds(text):
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of seconds")
     return int(text)
 
 
@@ -189,6 +198,7 @@ def parse_arguments():
     p.add_argument("--prefill", type=whole_number_or_none, default=512)
     p.add_argument("--batch", type=whole_numbers, default=[])
     p.add_argument("--busy", type=whole_number, default=0)
+    p.add_argument("--settle", type=seconds, default=8)
     p.add_argument("--isa")
     p.add_argument("--node")
     p.add_argument("--ik")
@@ -242,18 +252,18 @@ def main():
             programs["ik, repacked"] = functools.partial(ik_llama_cpp, repacked=True)
     seen, beside = {name: [] for name in programs}, {name: [] for name in programs}
     with busy_programs(a.busy):
-        before = measure("bench", machine, a)
         for i in range(a.repeat):
             # In no order: what a program leaves behind, in caches and in memory, is not for the same one each time.
             for name, program in random.sample(list(programs.items()), len(programs)):
+                before = measure("bench", machine, a)
                 seen[name].append(measure(name, program, a))
                 after = measure("bench", machine, a)
                 beside[name].append((before["read"], after["read"]))
                 print(f"# run {i + 1}, {name}: {seen[name][-1]}; memory {before['read']:.1f}, {after['read']:.1f} GB/s",
                       file=sys.stderr, flush=True)
-                before = after
+                time.sleep(a.settle)
     print_medians(a, seen, beside)
-    print(f"the model file as grokd maps it: {before['huge']:.0%} in huge pages")
+    print(f"the model file as grokd maps it: {after['huge']:.0%} in huge pages")
     if a.busy:
         print(f"busy programs beside all of this, the roof's measurement too: {a.busy}")
 

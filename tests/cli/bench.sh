@@ -15,7 +15,7 @@ make_model() {
 }
 
 peers() { # from elsewhere
-    (cd "$scratch" && "$root/tests/bench/peers.py" --build "$build" "$@")
+    (cd "$scratch" && "$root/tests/bench/peers.py" --settle 0 --build "$build" "$@")
 }
 
 says() { # CODE PATTERN COMMAND...: fails with one line that has the pattern, and prints nothing else
@@ -157,7 +157,7 @@ n=\$(cat "$fake/n")
 case "\$*" in
 *'--decode 0'*)
     echo \$((n + 1)) >"$fake/n"
-    read=\$(echo 30 30 32 60 60 60 | cut -d ' ' -f \$((n + 1)))e9
+    read=\$(echo 30 30 30 32 32 60 60 60 60 60 | cut -d ' ' -f \$((n + 1)))e9
     echo "{\"roofs\": {\"read_bytes_per_second\": \$read}, \"memory\": {\"file_huge_page_bytes\": 3, \"file_bytes\": 4}}" ;;
 *'--prefill  --decode'*)
     echo "{\"decode\": [{\"tokens_per_second\": \$n.5, \"share_of_roof\": 0.5}], \"batch\": []}" ;;
@@ -167,7 +167,7 @@ END
     peers "$model" --prefill '' --repeat 5 --build "$fake" >"$scratch/out" || return 1
     cat "$scratch/out"
     grep -Eqx ' +decode +ratio +at 30-31 +ratio +at 60-60 +ratio *' "$scratch/out" &&
-        grep -Eqx 'grokd +3.50 +1.00 +2.00 +1.00 +5.00 +1.00 *' "$scratch/out" &&
+        grep -Eqx 'grokd +5.50 +1.00 +2.50 +1.00 +8.50 +1.00 *' "$scratch/out" &&
         grep -qx 'the model file as grokd maps it: 75% in huge pages' "$scratch/out"
 }
 
@@ -237,6 +237,7 @@ check "what a run's JSON has" results
 for option in repeat prefill decode batch busy; do
     check "peers --$option 0" says 2 "--$option: '0' is no whole number" peers "$model" "--$option" 0
 done
+check "peers --settle -1" says 2 "--settle.*'-1' is no whole number of seconds" peers "$model" --settle=-1
 check "make bench's program measures what it's told" measures_models
 check "it refuses a model without a format" says 2 "'mixtral:2'" bench_run mixtral:2
 check "it refuses to measure none" says 2 'MODELS names no model' bench_run ''
