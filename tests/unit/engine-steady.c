@@ -1,6 +1,7 @@
 /*
  * A step takes no memory and no lock: all that it needs was there when the model was opened and the
- * sequence made. Its threads seldom meet, and what its rows need of the weights is read once.
+ * sequence made. It writes to no file, and so logs nothing. Its threads seldom meet, and what its
+ * rows need of the weights is read once.
  *
  * But OpenBLAS maps a buffer for each thread, once, and a sequence with a constraint asks the
  * constraint's automaton, which others may ask at the same time, when its logits are there: under
@@ -19,6 +20,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -105,6 +107,20 @@ static void step(GkEngine *e, GkSeq **seqs, size_t n, uint32_t n_slice) {
     atomic_store(&in_step, false);
 }
 
+/* Calls of write() and its kin by this process so far; 0: the kernel doesn't tell. */
+static uint64_t n_writes(void) {
+    FILE *f = fopen("/proc/self/io", "re");
+    uint64_t n = 0;
+    char line[64];
+
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "syscw: %" SCNu64, &n) == 1)
+            break;
+    if (f)
+        (void)fclose(f);
+    return n;
+}
+
 /* One that is scored, one that is greedy, and one with all that sampling has. */
 static void make_sequences(GkEngine *e, GkSeq *ret[3]) {
     static const struct gk_string words[] = {{"the end", 7}, {"ab", 2}};
@@ -139,6 +155,7 @@ static void make_sequences(GkEngine *e, GkSeq *ret[3]) {
 static void check(const char *path, enum gk_kv_type kv, unsigned n_threads, const char *isa) {
     struct gk_options o = {
         .path = path, .kv_type = kv, .kv_bytes_max = 64u << 20, .exact_floats = !isa, .isa = isa};
+    uint64_t n_written;
     GkSeq *seqs[3];
     GkEngine *e;
 
@@ -147,10 +164,13 @@ static void check(const char *path, enum gk_kv_type kv, unsigned n_threads, cons
     o.pool = test_team(n_threads, 1);
     assert(gk_engine_open(&e, &o, NULL) == 0);
     make_sequences(e, seqs);
+    n_written = n_writes();
     for (uint32_t i = 0; i < 50; i++)
         step(e, seqs, ARRAY_SIZE(seqs), i == 0 ? 70 : 40);
+    assert(n_writes() == n_written);
     (void)printf("# %s: allocated %zu times, locked %zu times\n", path, n_allocated, n_locked);
     (void)fflush(stdout);
+    assert(n_written == 0 || n_writes() > n_written);
     assert(n_allocated <= (o.exact_floats ? 0 : n_threads) && n_locked == 0);
     for (size_t i = 0; i < ARRAY_SIZE(seqs); i++)
         (void)gk_seq_free(seqs[i]);
