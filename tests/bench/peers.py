@@ -15,8 +15,9 @@
 experts serve them all: beside it grokd does so too ("batch"), and then with other tokens in each ("apart").
 --isa: grokd's instruction set where it isn't the CPU's best; peers have theirs from how they were built.
 --busy: endless loops of other programs beside all that is measured, which take CPUs from it.
---settle: seconds of rest after each program (8). Of a virtual machine the host may take back what a program has freed,
-for six seconds after one that had repacked 6 GB, and take CPUs meanwhile, some 30 ms at a time.
+--settle: seconds of rest after each program and the measurement after it (8). Of a virtual machine the host may take
+back what a program has freed, for six seconds after one that had repacked 6 GB, and take CPUs meanwhile, some 30 ms at
+a time.
 The speed of memory can change within seconds where a machine is shared. It is measured before and after each run, and
 where it differed, decode is also shown for slow and for fast memory. Runs are short enough for that with --prefill ''
 and without --batch.
@@ -140,6 +141,7 @@ def ik_llama_cpp(a, repacked=False):
 
 def ik_batched(a, repacked):
     """Its table goes to standard error: columns PP, TG, B, N_KV, T_PP, S_PP, T_TG, S_TG, …"""
+    time.sleep(a.settle)
     n_positions = max(4096, max(a.batch) * (IK_PROMPT + a.decode))
     table = run([f"{a.ik}/llama-batched-bench", "-m", a.model, "-t", str(a.threads), "-tb", str(a.threads),
                  "-c", str(n_positions), "-b", "2048", "-ub", "512", "-npp", str(IK_PROMPT), "-ntg", str(a.decode),

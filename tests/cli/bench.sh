@@ -144,7 +144,8 @@ END
         --ik-repacked >"$scratch/out" || return 1
     cat "$scratch/out"
     grep -Eqx 'ik, repacked +8.25 +[0-9.]+ +3.50 +[0-9.]+ +17.50 +[0-9.]+ +- +- *' "$scratch/out" || return 1
-    grep -Eqx "ik_llama.cpp's share of the roof: prefill [0-9]+%, decode [0-9]+%, batch 2 [0-9]+%" "$scratch/out" || return 1
+    grep -Eqx "ik_llama.cpp's share of the roof: prefill [0-9]+%, decode [0-9]+%, batch 2 [0-9]+%" \
+        "$scratch/out" || return 1
     grep -Eqx 'ik_llama.cpp +8.25 +[0-9.]+ +2.50 +[0-9.]+ +16.50 +[0-9.]+ +- +- *' "$scratch/out"
 }
 

@@ -1,5 +1,5 @@
 /* engine/memory, engine/homes, engine/cpus: what the kernel's files say of nodes and of a model's
- * pages, and who reads which of them. */
+ * pages, who reads which of them, and how much an engine takes besides. */
 #include "engine/memory.h"
 
 #include "base/macro.h"
@@ -17,6 +17,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -471,8 +472,9 @@ static void test_the_kv_cache_is_huge_where_that_is_asked_for(void) {
 #define OWN_BYTES_MAX (300u << 20)
 #define KV_BYTES      (16u << 20)
 
-/* One layer of Grok-1's widths, and two experts, for memory doesn't depend on how many there are. A
- * file with a hole where its weights are: nothing is computed. */
+/* One layer of Grok-1's widths, and two experts: what steps take hardly depends on how many there
+ * are of either. A file with a hole where its weights are, since nothing is computed. NULL: no file
+ * may be so large. */
 static const char *grok_1(void) {
     static const struct { uint32_t tiny, full; } widths[] = {{256, 6144}, {512, 32768}};
     struct tiny_shape shape = tiny_shape_default("grok", KERN_Q4_K);
@@ -504,7 +506,7 @@ static const char *grok_1(void) {
                     n = n / widths[k].tiny * widths[k].full;
                     break;
                 }
-        t->n_bytes = 0; /* but for its record */
+        t->n_bytes = 0; /* only its record is written */
         t->offset = n_bytes;
         n_bytes += n;
     }
@@ -512,11 +514,10 @@ static const char *grok_1(void) {
     gguf_writer_free(w);
     assert(stat(path, &st) == 0);
     n_header = (uint64_t)st.st_size;
-    assert(truncate(path, (off_t)(n_header + n_bytes)) == 0);
-    return path;
+    return truncate(path, (off_t)(n_header + n_bytes)) == 0 ? path : NULL;
 }
 
-/* All that this process could write to: more than is resident. 0: nobody tells. */
+/* Private memory that this process may write to, resident or not. 0: nobody tells. */
 static uint64_t data_bytes(void) {
     FILE *f = fopen("/proc/self/status", "re");
     uint64_t n = 0;
@@ -530,16 +531,20 @@ static uint64_t data_bytes(void) {
     return n * 1024;
 }
 
-/* What a model takes besides its file and the KV cache, for steps of 512 rows, which take nothing
- * more (engine-steady). */
+/* What an engine takes besides its file and the KV cache, for steps of 512 rows, which take nothing
+ * more (engine-steady); without sequences. */
 static void test_grok_1_takes_little_memory_of_its_own(void) {
-    struct gk_options o = {.path = grok_1(), .n_rows_max = 512, .kv_bytes_max = KV_BYTES};
+    struct gk_options o = {.n_rows_max = 512, .kv_bytes_max = KV_BYTES};
     uint64_t n_before, n;
     GkEngine *e;
 
     if (TEST_SANITIZED)
         test_skip("the sanitizer takes memory beside all that is taken");
+    o.path = grok_1();
+    if (!o.path)
+        test_skip("no file may have the size of Grok-1's layer");
     o.pool = test_team(2, 1);
+    (void)malloc_trim(0); /* or the engine would be given what the writer had */
     n_before = data_bytes();
     if (n_before == 0)
         test_skip("there is no /proc/self/status to tell");
@@ -549,7 +554,7 @@ static void test_grok_1_takes_little_memory_of_its_own(void) {
                  KV_BYTES >> 20, gk_engine_info(e)->n_file_bytes >> 20);
     (void)fflush(stdout);
     assert(gk_engine_info(e)->n_file_bytes > 1u << 30);
-    assert(n > KV_BYTES && n <= KV_BYTES + OWN_BYTES_MAX);
+    assert(n >= KV_BYTES + e->scratch.n_bytes && n <= KV_BYTES + OWN_BYTES_MAX);
     e = gk_engine_close(e);
     o.pool = gk_pool_free(o.pool);
 }

@@ -16,7 +16,7 @@ struct test {
 
 #define TEST_SECONDS_DEFAULT 30
 
-/* Whether the sanitizer's malloc() takes the place of the C library's, and memory beside. */
+/* With AddressSanitizer: malloc() is its own, and it takes memory of its own. */
 #ifdef __SANITIZE_ADDRESS__
 #define TEST_SANITIZED 1
 #else
