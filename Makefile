@@ -183,7 +183,8 @@ $(BUILD)/libgrokd.a: $(client_OBJ)
 under = $(addprefix $(BUILD)/tests/,$1)
 C_TESTS := $(unit_base_TESTS) $(unit_engine_TESTS) $(unit_proto_TESTS) $(unit_client_TESTS) \
            $(unit_daemon_TESTS) $(e2e_TESTS)
-util_OBJ := $(call obj,tests/util/test.c tests/util/temp.c tests/util/memlock.c tests/util/gguf-write.c)
+util_OBJ := $(call obj,tests/util/test.c tests/util/temp.c tests/util/memlock.c tests/util/proc.c \
+                  tests/util/gguf-write.c)
 
 e2e_UTIL := tests/e2e/util-daemon.c tests/e2e/util-ends.c tests/e2e/util-load.c
 
@@ -213,7 +214,7 @@ $(call under,$(C_TESTS) $(tool_TESTS)):
 	$(link) $(test_LIBS) $(LDLIBS)
 
 # Measuring: bench a model file, and make one of random weights at real shapes.
-$(BUILD)/bench: $(call obj,tests/bench/bench.c tests/bench/roof.c) $(engine_OBJ)
+$(BUILD)/bench: $(call obj,tests/bench/bench.c tests/bench/roof.c tests/util/proc.c) $(engine_OBJ)
 $(BUILD)/make-model: $(call obj,tests/bench/make-model.c tests/util/gguf-write.c) $(engine_OBJ)
 $(BUILD)/bench $(BUILD)/make-model:
 	$(call say,LINK,$@)

@@ -21,6 +21,7 @@
 #include "tests/bench/barrier.h"
 #include "tests/bench/median.h"
 #include "tests/bench/roof.h"
+#include "tests/util/proc.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -323,17 +324,9 @@ static json_t *bench_drafts(struct bench *b) {
 }
 
 static uint64_t resident_bytes(const char *which) {
-    FILE *f = fopen("/proc/self/status", "re");
-    unsigned long long kib = 0;
-    char line[256];
+    int64_t kib = proc_number("/proc/self/status", which);
 
-    if (!f)
-        return 0;
-    while (fgets(line, sizeof(line), f))
-        if (strncmp(line, which, strlen(which)) == 0)
-            kib = strtoull(line + strlen(which), NULL, 10);
-    (void)fclose(f);
-    return kib * 1024;
+    return kib > 0 ? (uint64_t)kib * 1024 : 0;
 }
 
 /* ---- output ---- */
@@ -478,8 +471,8 @@ static uint64_t kv_bytes(const struct bench *b) {
 static json_t *memory_json(const struct bench *b) {
     return json_pack("{s:I, s:I, s:I, s:I, s:I}", "file_bytes", (json_int_t)b->info->n_file_bytes,
                      "file_huge_page_bytes", (json_int_t)b->info->memory.n_huge_bytes,
-                     "resident_bytes", (json_int_t)resident_bytes("VmRSS:"),
-                     "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon:"), "kv_bytes",
+                     "resident_bytes", (json_int_t)resident_bytes("VmRSS"),
+                     "resident_anonymous_bytes", (json_int_t)resident_bytes("RssAnon"), "kv_bytes",
                      (json_int_t)kv_bytes(b));
 }
 
@@ -520,7 +513,7 @@ static void run(struct bench *b) {
     else
         (void)printf("  memory: %.0f MB besides the mapped file, of them KV cache %.0f MB; "
                      "%.0f %% of the file in huge pages\n",
-                     (double)resident_bytes("RssAnon:") / 1e6, (double)kv_bytes(b) / 1e6,
+                     (double)resident_bytes("RssAnon") / 1e6, (double)kv_bytes(b) / 1e6,
                      100 * (double)b->info->memory.n_huge_bytes / (double)b->info->n_file_bytes);
     json_decref(all);
     if (fflush(stdout) != 0 || ferror(stdout))

@@ -7,6 +7,8 @@
  */
 #include "tests/bench/service.h"
 
+#include "tests/util/proc.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
@@ -99,19 +101,13 @@ void sleep_ms(unsigned ms) {
 }
 
 uint64_t memory_kib(pid_t pid, const char *key) {
-    char path[64], line[256];
-    uint64_t kib = 0;
-    size_t n = strlen(key);
-    FILE *file;
+    char path[64];
+    int64_t kib;
 
     (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-    file = fopen(path, "re");
-    assert(file);
-    while (fgets(line, sizeof(line), file))
-        if (strncmp(line, key, n) == 0 && line[n] == ':')
-            kib = strtoull(line + n + 1, NULL, 10);
-    (void)fclose(file);
-    return kib;
+    kib = proc_number(path, key);
+    assert(kib >= 0);
+    return (uint64_t)kib;
 }
 
 uint64_t thread_cpu_ns(pid_t pid, pid_t thread) {

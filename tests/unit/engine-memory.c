@@ -10,6 +10,7 @@
 #include "engine/homes.h"
 #include "engine/internal.h"
 #include "tests/util/memlock.h"
+#include "tests/util/proc.h"
 #include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
@@ -517,26 +518,13 @@ static const char *grok_1(void) {
     return truncate(path, (off_t)(n_header + n_bytes)) == 0 ? path : NULL;
 }
 
-/* Private memory that this process may write to, resident or not. 0: nobody tells. */
-static uint64_t data_bytes(void) {
-    FILE *f = fopen("/proc/self/status", "re");
-    uint64_t n = 0;
-    char line[256];
-
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "VmData: %" SCNu64 " kB", &n) == 1)
-            break;
-    if (f)
-        (void)fclose(f);
-    return n * 1024;
-}
-
-/* What an engine takes besides its file and the KV cache, for steps of 512 rows, which take nothing
- * more (engine-steady); without sequences. */
+/* What an engine takes besides its file and the KV cache, resident or not, for steps of 512 rows,
+ * which take nothing more (engine-steady); without sequences. */
 static void test_grok_1_takes_little_memory_of_its_own(void) {
     struct gk_options o = {.n_rows_max = 512, .kv_bytes_max = KV_BYTES};
-    uint64_t n_before, n;
+    int64_t kib_before;
     GkEngine *e;
+    uint64_t n;
 
     if (TEST_SANITIZED)
         test_skip("the sanitizer takes memory beside all that is taken");
@@ -545,11 +533,11 @@ static void test_grok_1_takes_little_memory_of_its_own(void) {
         test_skip("no file may have the size of Grok-1's layer");
     o.pool = test_team(2, 1);
     (void)malloc_trim(0); /* or the engine would be given what the writer had */
-    n_before = data_bytes();
-    if (n_before == 0)
+    kib_before = proc_number("/proc/self/status", "VmData"); /* private and may be written to */
+    if (kib_before < 0)
         test_skip("there is no /proc/self/status to tell");
     assert(gk_engine_open(&e, &o, NULL) == 0);
-    n = data_bytes() - n_before;
+    n = (uint64_t)(proc_number("/proc/self/status", "VmData") - kib_before) * 1024;
     (void)printf("# %" PRIu64 " MiB, of them KV cache %u; the file has %" PRIu64 "\n", n >> 20,
                  KV_BYTES >> 20, gk_engine_info(e)->n_file_bytes >> 20);
     (void)fflush(stdout);

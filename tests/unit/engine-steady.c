@@ -13,6 +13,7 @@
 #include "engine/expert.h"
 #include "engine/internal.h"
 #include "engine/pool.h"
+#include "tests/util/proc.h"
 #include "tests/util/team.h"
 #include "tests/util/temp.h"
 #include "tests/util/test.h"
@@ -20,7 +21,6 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -110,16 +110,7 @@ static void step(GkEngine *e, GkSeq **seqs, size_t n, uint32_t n_slice) {
 
 /* Calls of write() and its kin by this process so far; -1: the kernel doesn't tell. */
 static int64_t n_writes(void) {
-    FILE *f = fopen("/proc/self/io", "re");
-    int64_t n = -1;
-    char line[64];
-
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "syscw: %" SCNd64, &n) == 1)
-            break;
-    if (f)
-        (void)fclose(f);
-    return n;
+    return proc_number("/proc/self/io", "syscw");
 }
 
 /* One that is scored, one that is greedy, and one with all that sampling has. */
